@@ -1,0 +1,3 @@
+"""The pipelines, in the order of their tabs. Importing this package imports no model library."""
+
+PIPELINES: tuple[str, ...] = ("face",)

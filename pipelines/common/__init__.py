@@ -1,0 +1,1 @@
+"""What every pipeline uses. Knows no pipeline and no gradio."""

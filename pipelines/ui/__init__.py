@@ -1,0 +1,1 @@
+"""Widgets that the tabs share. Knows pipelines.common and gradio, no pipeline."""

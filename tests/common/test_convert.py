@@ -1,0 +1,59 @@
+"""KeyMap accounts for every key, and its report names them all."""
+
+import pytest
+import torch
+
+from pipelines.common.convert import ConversionError, KeyMap
+
+
+def zeros(**shapes):
+    return {name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def test_rename_fuse_split_transpose_ignore():
+    published = {
+        "net.0.q": torch.ones(2, 3),
+        "net.0.k": torch.full((2, 3), 2.0),
+        "net.0.v": torch.full((2, 3), 3.0),
+        "gate_up": torch.arange(8.0).reshape(4, 2),
+        "head.w": torch.arange(6.0).reshape(2, 3),
+        "steps": torch.zeros(()),
+    }
+    keys = (
+        KeyMap()
+        .rename(r"^net\.(\d+)\.", r"layers.\1.")
+        .fuse(("layers.*.q", "layers.*.k", "layers.*.v"), "layers.*.qkv")
+        .split("gate_up", ("gate", "up"))
+        .transpose(r"^head\.w$", 1, 0)
+        .ignore(r"^steps$", "a counter of training")
+    )
+    state = keys.apply(published, zeros(layers__0__qkv=(6, 3), gate=(2, 2), up=(2, 2), head__w=(3, 2)))
+    assert state["layers.0.qkv"][:, 0].tolist() == [1, 1, 2, 2, 3, 3]
+    assert state["up"].tolist() == [[4, 5], [6, 7]]
+    assert state["head.w"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_the_report_lists_every_misfit():
+    with pytest.raises(ConversionError) as caught:
+        KeyMap().apply(zeros(a=(1,), b=(2,), extra=(3,)), zeros(a=(1,), b=(3,), absent=(4,)))
+    text = str(caught.value)
+    assert text.startswith("3 keys do not fit:")
+    assert (
+        "not used: extra (3,)" in text and "missing: absent (4,)" in text and "shape: b is (2,), expected (3,)" in text
+    )
+
+
+def test_two_keys_with_one_name_are_reported():
+    with pytest.raises(ConversionError, match="twice: bb -> b"):
+        KeyMap().rename(r"^bb$", "b").apply(zeros(b=(1,), bb=(1,)), zeros(b=(1,)))
+
+
+def test_half_a_fusion_is_reported():
+    keys = KeyMap().fuse(("q", "k"), "qk")
+    with pytest.raises(ConversionError, match=r"not used: q"):
+        keys.apply(zeros(q=(1,)), zeros(qk=(2,)))
+
+
+def test_ignoring_needs_a_reason():
+    with pytest.raises(ValueError, match="reason"):
+        KeyMap().ignore("x", " ")
