@@ -47,6 +47,7 @@ def launch_options() -> dict[str, Any]:
         "max_file_size": limits().upload_bytes,
         "show_error": True,
         "ssr_mode": False,
+        "run_history": False,  # it would keep visitors' pictures in the browser
         "enable_monitoring": False,
     }
 

@@ -16,7 +16,7 @@ class Limits:
     side: int = 2048  # longest side after decoding an upload; larger ones are made smaller, and the page says so
     array_pixels: int = 36_000_000  # of a picture handed to the API as an array
     faces: int = 256  # described in one picture
-    gallery: int = 2_000  # embeddings in a visitor's session
+    session_gallery: int = 2_000  # embeddings in a visitor's session
     queue: int = 32  # visitors waiting
     memory_mb: int = 6_000  # of loaded models, least recently used go first
 

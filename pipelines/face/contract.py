@@ -13,6 +13,7 @@ import numpy as np
 from .config import CascadeOptions
 
 Backend = Literal["local", "reference"]
+BACKENDS: tuple[Backend, ...] = ("local", "reference")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class FaceResult:
     """Every face of one picture.
 
     faces: largest first. weights, detector: catalogue ids of the embedder ("" if none was asked for) and the detector.
-    device: with the reason in words. seconds: wall time by stage: detect, align, embed.
+    device: with the reason in words. seconds: wall time by stage: load (nothing once loaded), detect, align, embed.
     notes: sentences about what was left out, empty as a rule.
     """
 

@@ -16,10 +16,9 @@ from pipelines.common.images import check_array
 from pipelines.common.limits import limits
 
 from .config import CascadeOptions
-from .contract import Backend, Comparison, Detections, Face, FaceRequest, FaceResult
+from .contract import BACKENDS, Backend, Comparison, Detections, Face, FaceRequest, FaceResult
 
 DETECTOR = "mtcnn"
-BACKENDS: tuple[Backend, ...] = ("local", "reference")
 
 
 def run(request: FaceRequest) -> FaceResult:
@@ -31,6 +30,11 @@ def run(request: FaceRequest) -> FaceResult:
     entry = catalogue.resolve("face", request.weights, "embedder") if request.embed else None
     _check_normalisations(request.normalise)
     seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    load(catalogue.resolve("face", DETECTOR, "detector"), request.backend)
+    if entry is not None:
+        load(entry, request.backend)
+    seconds["load"] = time.perf_counter() - start
     start = time.perf_counter()
     found = detect(image, request.cascade, request.backend)
     seconds["detect"] = time.perf_counter() - start
@@ -69,17 +73,22 @@ def load(entry: catalogue.Entry, backend: Backend) -> Any:
     return backends.shared().get(("face", backend, entry.id, device), lambda: module.load(entry, device), size)
 
 
-def compare(a: np.ndarray, b: np.ndarray, weights: str = "auto") -> Comparison:
+def threshold_of(entry: catalogue.Entry, flip_average: bool = False) -> float:
+    """The cosine at or above which two embeddings of these weights count as one person."""
+    return float(entry.facts["threshold_flip" if flip_average else "threshold"])
+
+
+def compare(a: np.ndarray, b: np.ndarray, weights: str = "auto", flip_average: bool = False) -> Comparison:
     """Are two embeddings of one person? (d,) float32 of unit length each, both from the same weights.
 
-    The threshold is the one calibrated for these weights: weights/manifest.toml says on what.
+    The threshold is the one calibrated for these weights, plain or flip-averaged: weights/manifest.toml says on what.
     UserError: the embeddings do not belong together.
     """
     entry = catalogue.resolve("face", weights, "embedder")
     if a is None or b is None or np.shape(a) != np.shape(b) or np.ndim(a) != 1:
         raise UserError("The two embeddings do not come from the same weights; describe both faces again.")
     similarity = float(np.dot(a, b))
-    threshold = float(entry.facts["threshold"])
+    threshold = threshold_of(entry, flip_average)
     return Comparison(similarity, threshold, similarity >= threshold)
 
 
@@ -136,3 +145,34 @@ def _embed(
     vectors = embed(chips, entry.id, request.backend, request.flip_average)
     seconds["embed"] = time.perf_counter() - start
     return [replace(f, chip=c, embedding=v) for f, c, v in zip(faces, chips, vectors, strict=True)]
+
+
+def unaligned_chip(image: np.ndarray, face: Face, side: int) -> np.ndarray:
+    """(side, side, 3) uint8 RGB: an upright square around the face's box, as a program that skips alignment would cut.
+
+    The square is 1.2 times the box, which shows as much of the head as the aligned chips do.
+    """
+    from .align import crop
+
+    x1, y1, x2, y2 = face.box.astype(np.float64)
+    half, x, y = 0.6 * max(x2 - x1, y2 - y1), (x1 + x2) / 2, (y1 + y2) / 2
+    return crop(image, np.array([x - half, y - half, x + half, y + half]), side)
+
+
+def trace(image: np.ndarray, options: CascadeOptions) -> Any:
+    """The local cascade with everything kept: a `trace.CascadeTrace`. UserError: an option is out of range."""
+    image = check_array(image)
+    check_options(options)
+    network = load(catalogue.resolve("face", DETECTOR, "detector"), "local")
+    with backends.step(pick().device):
+        return network.trace(image, options)
+
+
+def what_if(base: Any, thresholds: tuple[float, float, float]) -> Any:
+    """The run of a trace with other thresholds, looking again only where it must: an `insight.WhatIf`."""
+    from . import insight
+
+    check_options(replace(base.options, thresholds=thresholds))
+    network = load(catalogue.resolve("face", DETECTOR, "detector"), "local")
+    with backends.step(pick().device):
+        return insight.what_if(network.networks, base, thresholds)

@@ -8,16 +8,19 @@ SANS = ("system-ui", "-apple-system", "Segoe UI", "Noto Sans", "Noto Sans CJK SC
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container > main { width: 100%; }
 .gh-head h1 { margin: 0; font-size: 1.7rem; letter-spacing: -0.02em; }
 .gh-head p { margin: .15rem 0 0; opacity: .75; }
 .gh-card { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: .7rem .9rem; font-size: .88rem;
   background: var(--background-fill-secondary); }
 .gh-card dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem .9rem; margin: .35rem 0 0; }
 .gh-card dt { opacity: .65; } .gh-card dd { margin: 0; }
-.gh-table { width: 100%; border-collapse: collapse; font-size: .9rem; }
-.gh-table th { text-align: left; font-weight: 600; opacity: .65; padding: .25rem .5rem; }
-.gh-table td { padding: .3rem .5rem; border-top: 1px solid var(--border-color-primary); vertical-align: middle; }
+.gh-table { border: 0 !important; width: 100%; border-collapse: collapse; font-size: .9rem; }
+.gh-table thead, .gh-table tbody, .gh-table tr, .gh-table th, .gh-table td { border: 0 !important; }
+.gh-table th, .gh-table td { text-align: left; padding: .3rem .5rem !important; }
+.gh-table th { font-weight: 600; opacity: .65; }
+.gh-table td { border-top: 1px solid var(--border-color-primary) !important; vertical-align: middle; }
 .gh-table img, .gh-chip { border-radius: 8px; display: block; }
 .gh-chips { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-end; }
 .gh-chips figure { margin: 0; font-size: .82rem; text-align: center; max-width: 150px; }

@@ -1,0 +1,179 @@
+"""Gallery: enrol people with names, then say who is in a new picture. It lives in the visitor's session."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from pipelines.common import catalogue
+from pipelines.common.errors import UserError
+from pipelines.common.limits import limits
+from pipelines.ui import blocks
+from pipelines.ui.guard import guarded
+from pipelines.ui.i18n import label, say
+
+from . import examples_page as examples
+from . import view
+from .config import PRESETS
+from .contract import Backend, FaceRequest
+from .gallery import VARIABLE, open_gallery
+from .gallery_format import GalleryLimits
+from .pipeline import run, threshold_of
+
+
+def opened(gallery: Any, weights: str) -> Any:
+    """The visitor's gallery, a new one on first use. UserError if it holds faces described by other weights."""
+    entry = catalogue.resolve("face", weights, "embedder")
+    if gallery is None or (gallery.weights != entry.id and len(gallery) == 0):
+        dimension = PRESETS[entry.preset].embedding  # type: ignore[union-attr]
+        bounds = None if os.environ.get(VARIABLE) else GalleryLimits(embeddings=limits().session_gallery)
+        return open_gallery(entry.id, dimension, limits=bounds)
+    gallery.check(entry.id)
+    return gallery
+
+
+def enrol(
+    gallery: Any, name: str, paths: list[str] | None, backend: Backend, weights: str, flip_average: bool,
+    request: gr.Request, progress: gr.Progress = gr.Progress(),
+) -> tuple[Any, str, str, Any, str]:  # fmt: skip
+    """Enrol a person with the largest face of each picture."""
+    if not paths:
+        raise UserError("Choose one or several pictures of the person first.")
+    gallery = opened(gallery, weights)
+    speak = partial(say, request)
+    vectors: list[np.ndarray] = []
+    chips, without = [], []
+    for i, path in enumerate(paths):
+        progress(i / len(paths), desc=f"{i + 1} / {len(paths)}")
+        image = blocks.read_picture(path)
+        faces = run(FaceRequest(image, gallery.weights, backend, flip_average=flip_average)).faces
+        if faces and faces[0].embedding is not None:
+            vectors.append(faces[0].embedding)
+            chips.append(faces[0].chip)
+        else:
+            without.append(Path(path).name)
+    if not vectors:
+        raise UserError("No face was found in these pictures, so nobody was enrolled.")
+    total = gallery.enrol(name, np.stack(vectors), chips)
+    message = speak(
+        "Enrolled {new} picture(s); {name} has {total} now.", new=len(vectors), name=name.strip(), total=total
+    )
+    if without:
+        message += " " + speak("No face was found in: {files}.", files=", ".join(without))
+    return gallery, view.people(gallery, speak), view.note(message), None, ""
+
+
+def identify(
+    gallery: Any, path: str | None, backend: Backend, weights: str, flip_average: bool,
+    request: gr.Request, progress: gr.Progress = gr.Progress(),
+) -> tuple[Any, Any, str]:  # fmt: skip
+    """Name every face of a picture from the gallery, unknown ones included."""
+    image = blocks.read_picture(path)
+    blocks.announce(progress)
+    gallery = opened(gallery, weights)
+    result = run(FaceRequest(image, gallery.weights, backend, flip_average=flip_average))
+    described = [face.embedding for face in result.faces if face.embedding is not None]
+    vectors = np.stack(described) if described else np.zeros((0, gallery.dimension), np.float32)
+    threshold = threshold_of(catalogue.manifest()[gallery.weights], flip_average)
+    found = gallery.identify(vectors, threshold)
+    names = [match.name or "?" for match in found]
+    table = view.matches(image, result, found, partial(say, request))
+    return gallery, view.annotate(image, result.faces, names), table
+
+
+def export(gallery: Any) -> str:
+    """The gallery as one file. It holds embeddings and thumbnails: treat it as personal data."""
+    if gallery is None or len(gallery) == 0:
+        raise UserError("The gallery is empty; enrol somebody first.")
+    return blocks.offer(gallery.export(), "gallery.safetensors")
+
+
+def import_file(gallery: Any, path: str | None, weights: str, request: gr.Request) -> tuple[Any, str, str]:
+    """Add everybody in an exported gallery file, all or nothing."""
+    if not path:
+        raise UserError("Choose an exported gallery file first.")
+    gallery = opened(gallery, weights)
+    file = Path(path)
+    if file.stat().st_size > gallery.limits.file_bytes(gallery.dimension):
+        raise UserError("The file is larger than a gallery can be.")
+    count = gallery.include(file.read_bytes())
+    speak = partial(say, request)
+    return gallery, view.people(gallery, speak), view.note(speak("Imported {n} face(s).", n=count))
+
+
+def forget(gallery: Any, name: str, request: gr.Request) -> tuple[Any, str, str]:
+    """Forget one person."""
+    gone = gallery.remove(name.strip()) if gallery is not None else 0
+    if not gone:
+        raise UserError("Nobody of that name is enrolled; write the name as it stands in the list.")
+    speak = partial(say, request)
+    return gallery, view.people(gallery, speak), view.note(speak("Forgotten: {n} face(s).", n=gone))
+
+
+def erase(gallery: Any, request: gr.Request) -> tuple[Any, str, str]:
+    """Forget everybody, and prove it with a count."""
+    gone = gallery.erase() if gallery is not None else 0
+    left = len(gallery) if gallery is not None else 0
+    speak = partial(say, request)
+    message = speak("Erased: {n} face(s). Left in the gallery: {left}.", n=gone, left=left)
+    return gallery, view.people(gallery, speak), view.note(message)
+
+
+def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
+    gallery = gr.State(None, time_to_live=6 * 3600)
+    lasting = bool(os.environ.get(VARIABLE))
+    gr.Markdown(
+        label("This gallery is the operator's: it lasts, and every visitor of this machine sees it.")
+        if lasting
+        else label("This gallery lives in your session only: it is gone when you close the page, unless you export it.")
+    )
+    with gr.Row():
+        with gr.Column():
+            name = gr.Textbox(label=label("Name"), max_lines=1, elem_id="face-gallery-name")
+            files = gr.File(
+                label=label("Pictures of this person"), file_count="multiple", file_types=["image"], height=140,
+                elem_id="face-gallery-files",
+            )  # fmt: skip
+            add = gr.Button(label("Enrol"), variant="primary", elem_id="face-gallery-enrol")
+            everybody = gr.HTML(elem_id="face-gallery-people")
+            message = gr.HTML(elem_id="face-gallery-message")
+            with gr.Accordion(label("Export, import, forget, erase"), open=False, elem_id="face-gallery-more"):
+                saved = gr.File(label=label("Exported gallery"), interactive=False, visible=True, height=90)
+                with gr.Row():
+                    save = gr.Button(label("Export"), size="sm", elem_id="face-gallery-export")
+                    load = gr.UploadButton(label("Import"), size="sm", elem_id="face-gallery-import")  # type: ignore[arg-type]
+                    drop = gr.Button(label("Forget the person named above"), size="sm")
+                    wipe = gr.Button(label("Erase everything"), size="sm", variant="stop", elem_id="face-gallery-erase")
+        with gr.Column():
+            picture = blocks.picture_input(
+                "Who is in this picture?", value=examples.path("group.jpg"), height=300, elem_id="face-gallery-picture"
+            )
+            with gr.Row():
+                who = gr.Button(label("Identify"), variant="primary", elem_id="face-gallery-identify")
+                flip = gr.Checkbox(False, label=label("Average each face with its mirror image"))
+            shown = blocks.picture_output("Faces", elem_id="face-gallery-shown")
+            table = gr.HTML(elem_id="face-gallery-table")
+            examples.photos(picture)
+    described = [switches.implementation, switches.weights, flip]
+    state = [gallery, everybody, message]
+    add.click(
+        guarded(enrol), [gallery, name, files, *described], [*state, files, name], api_name="face_enrol", **blocks.HEAVY
+    )
+    who.click(
+        guarded(identify),
+        [gallery, picture, *described],
+        [gallery, shown, table],
+        api_name="face_identify",
+        **blocks.HEAVY,
+    )
+    save.click(guarded(export), gallery, saved, api_name="face_gallery_export", **blocks.LIGHT)
+    load.upload(
+        guarded(import_file), [gallery, load, switches.weights], state, api_name="face_gallery_import", **blocks.LIGHT
+    )
+    drop.click(guarded(forget), [gallery, name], state, api_name="face_gallery_forget", **blocks.LIGHT)
+    wipe.click(guarded(erase), gallery, state, api_name="face_gallery_erase", **blocks.LIGHT)

@@ -1,0 +1,122 @@
+"""Inside: the cascade replayed stage by stage; click a point to learn why no face was found there; move a threshold."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from pipelines.common.errors import UserError
+from pipelines.ui import blocks
+from pipelines.ui.guard import guarded
+from pipelines.ui.i18n import label, say
+
+from . import examples_page as examples
+from . import inside_view as view
+from .detect_page import cascade_options, cascade_sliders
+from .pipeline import trace, what_if
+
+FIRST = "Replay the cascade first."
+
+
+def replay(
+    path: str | None, pnet: float, rnet: float, onet: float, smallest: float, shown: str, level: float,
+    request: gr.Request, progress: gr.Progress = gr.Progress(),
+) -> tuple[Any, ...]:  # fmt: skip
+    """Run the rebuilt cascade with everything kept, and show how many candidates each stage let through."""
+    image = blocks.read_picture(path)
+    blocks.announce(progress)
+    run = trace(image, cascade_options(pnet, rnet, onet, smallest))
+    top = max(len(run.levels) - 1, 1)
+    slider = gr.update(maximum=top, value=min(int(level), top))
+    return run, run, view.funnel(run, partial(say, request)), view.picture(run, shown, int(level)), slider, ""
+
+
+def replay_if_any(
+    path: str | None, pnet: float, rnet: float, onet: float, smallest: float, shown: str, level: float,
+    request: gr.Request, progress: gr.Progress = gr.Progress(),
+) -> tuple[Any, ...]:  # fmt: skip
+    """As `replay`, but an emptied widget empties the page."""
+    if not path:
+        return None, None, "", None, gr.skip(), ""
+    return replay(path, pnet, rnet, onet, smallest, shown, level, request, progress)
+
+
+def replay_once(
+    base: Any, path: str | None, pnet: float, rnet: float, onet: float, smallest: float, shown: str, level: float,
+    request: gr.Request, progress: gr.Progress = gr.Progress(),
+) -> tuple[Any, ...]:  # fmt: skip
+    """When the page is opened for the first time: the example, with no button pressed."""
+    if base is not None or not path:
+        return tuple(gr.skip() for _ in range(6))
+    return replay(path, pnet, rnet, onet, smallest, shown, level, request, progress)
+
+
+def move(
+    base: Any, pnet: float, rnet: float, onet: float, request: gr.Request, progress: gr.Progress = gr.Progress(),
+) -> tuple[Any, str, Any, str]:  # fmt: skip
+    """The same picture with other thresholds: which faces come, which go."""
+    if base is None:
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip()  # type: ignore[return-value]
+    outcome = what_if(base, (pnet, rnet, onet))
+    speak = partial(say, request)
+    text = view.what_changed(outcome, speak)
+    return outcome.trace, view.funnel(outcome.trace, speak), view.changes(outcome, base), text
+
+
+def look(run: Any, shown: str, level: float) -> Any:
+    """Another view of the replayed run."""
+    return gr.skip() if run is None else view.picture(run, shown, int(level))
+
+
+def ask(run: Any, request: gr.Request, event: gr.SelectData) -> tuple[Any, str]:
+    """Why there is, or is not, a face at the point that was clicked."""
+    from .insight import explain_point
+
+    if run is None:
+        raise UserError(FIRST)
+    x, y = event.index
+    told = explain_point(run, float(x), float(y))
+    return view.pointed(run, told), view.explanation(told, partial(say, request))
+
+
+def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
+    base, run = gr.State(None, time_to_live=3600), gr.State(None, time_to_live=3600)
+    gr.Markdown(
+        label(
+            "MTCNN looks at the picture in many sizes (P-Net), and looks again, closer, at what is left (R-Net, "
+            "O-Net). Replay it, then click anywhere to learn why no face was found there, or move a threshold and see "
+            "who comes and goes."
+        )
+    )
+    with gr.Row():
+        with gr.Column(scale=2):
+            picture = blocks.picture_input(
+                "Picture", value=examples.path("obama.jpg"), height=300, elem_id="face-inside-picture"
+            )
+            button = gr.Button(label("Replay the cascade"), variant="primary", elem_id="face-inside-run")
+            examples.photos(picture)
+            thresholds = cascade_sliders("face-inside")
+        with gr.Column(scale=3):
+            funnel = gr.HTML(elem_id="face-inside-funnel")
+            with gr.Row():
+                views = gr.Radio(
+                    [(label(name), name) for name in view.VIEWS], value=view.VIEWS[1], show_label=False,
+                    elem_id="face-inside-view",
+                )  # fmt: skip
+                level = gr.Slider(
+                    0, 10, 3, step=1, label=label("Pyramid level, finest first"), elem_id="face-inside-level"
+                )
+            shown = blocks.picture_output("Click a point", height=560, elem_id="face-inside-shown")
+            told = gr.HTML(elem_id="face-inside-told")
+    inputs, outputs = [picture, *thresholds, views, level], [base, run, funnel, shown, level, told]
+    button.click(guarded(replay), inputs, outputs, api_name="face_replay", **blocks.HEAVY)
+    quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "trigger_mode": "always_last"}
+    gr.on([picture.change, thresholds[3].release], guarded(replay_if_any), inputs, outputs, **quick, **blocks.HEAVY)
+    tab.select(guarded(replay_once), [base, *inputs], outputs, **quick, **blocks.HEAVY)
+    moved = [slider.change for slider in thresholds[:3]]
+    gr.on(moved, guarded(move), [base, *thresholds[:3]], [run, funnel, shown, told], **quick, **blocks.HEAVY)
+    for control in (views.change, level.release):
+        control(guarded(look), [run, views, level], shown, **quick, **blocks.LIGHT)
+    shown.select(guarded(ask), run, [shown, told], **quick, **blocks.LIGHT)

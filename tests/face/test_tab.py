@@ -1,0 +1,165 @@
+"""The handlers of the pages, called as gradio calls them."""
+
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.common.errors import UserError
+from pipelines.face import compare_page, detect_page, gallery_page, inside_page, processing_page, swap_page
+from pipelines.face import examples_page as examples
+from tests.stubs import no_progress, visitor
+
+EN, ZH = visitor("en"), visitor("zh-CN,zh;q=0.9")
+SLIDERS = (0.6, 0.7, 0.7, 20)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setattr(gr, "Info", lambda *a, **k: None)
+
+
+@pytest.fixture
+def blank(tmp_path):
+    path = tmp_path / "blank.png"
+    Image.new("RGB", (120, 90), (200, 200, 200)).save(path)
+    return str(path)
+
+
+def test_detect_gives_picture_table_and_data():
+    shown, table, data = detect_page.find(examples.path("group.jpg"), "local", *SLIDERS, EN, no_progress)
+    assert shown.shape == (640, 1200, 3) and table.count("<tr>") == 7 and len(data["faces"]) == 6
+    assert data["faces"][0]["score"] > 0.99 and len(data["faces"][0]["landmarks"]) == 5
+    _, chinese, _ = detect_page.find(examples.path("group.jpg"), "local", *SLIDERS, ZH, no_progress)
+    assert "张人脸" in chinese
+
+
+def test_detect_without_a_face_says_where_to_look(blank):
+    shown, table, data = detect_page.find(blank, "local", *SLIDERS, EN, no_progress)
+    assert shown.shape == (90, 120, 3) and "No face was found" in table and data["faces"] == []
+
+
+def test_detect_without_a_picture():
+    with pytest.raises(UserError, match="Choose a picture"):
+        detect_page.find(None, "local", *SLIDERS, EN, no_progress)
+    assert detect_page.find_if_any(None, "local", *SLIDERS, EN, no_progress) == (None, "", None)
+
+
+def test_compare_tells_same_from_different():
+    text, data = compare_page.compare(*examples.PAIRS["One person, twice"], "local", "auto", False, EN, no_progress)
+    assert data["same"] is True and "The same person" in text and "<svg" in text
+    text, data = compare_page.compare(*examples.PAIRS["Two men"], "local", "auto", False, EN, no_progress)
+    assert data["same"] is False and "Two people" in text
+    _, data = compare_page.compare(*examples.PAIRS["Two women"], "local", "auto", True, EN, no_progress)
+    assert data["same"] is False
+
+
+def test_compare_names_the_picture_without_a_face(blank):
+    with pytest.raises(UserError, match="second picture"):
+        compare_page.compare(examples.path("obama.jpg"), blank, "local", "auto", False, EN, no_progress)
+    with pytest.raises(UserError, match="Choose the first"):
+        compare_page.compare(None, blank, "local", "auto", False, EN, no_progress)
+
+
+def enrolled(name, *photos, gallery=None):
+    paths = [examples.path(photo) for photo in photos]
+    return gallery_page.enrol(gallery, name, paths, "local", "auto", False, EN, no_progress)
+
+
+def test_a_gallery_from_enrolment_to_erasure(blank, tmp_path):
+    gallery, people, message, _, cleared = enrolled("Grace Hopper", "hopper.jpg")
+    gallery, people, message, *_ = enrolled("Obama & Co", "obama.jpg", "obama2.jpg", gallery=gallery)
+    assert len(gallery) == 3 and "2 picture(s)" in message and cleared == ""
+    assert "Obama &amp; Co" in people and "Obama &amp; Co" in message
+    gallery, shown, table = gallery_page.identify(
+        gallery, examples.path("group.jpg"), "local", "auto", False, EN, no_progress
+    )
+    assert table.count("Grace Hopper</b>") == 3 and table.count(">unknown<") == 3 and shown.shape == (640, 1200, 3)
+    path = gallery_page.export(gallery)
+    again, people, message = gallery_page.import_file(None, path, "auto", EN)
+    assert len(again) == 3 and "Imported 3" in message
+    again, _, message = gallery_page.forget(again, "Grace Hopper", EN)
+    assert len(again) == 2 and "1 face(s)" in message
+    again, people, message = gallery_page.erase(again, EN)
+    assert "Erased: 2 face(s). Left in the gallery: 0." in message and len(again) == 0 and "Nobody" in people
+    assert len(gallery) == 3  # another session's gallery is another one
+
+
+def test_enrolment_keeps_what_is_good_and_names_what_is_not(blank):
+    paths = [examples.path("hopper.jpg"), blank]
+    gallery, _, message, *_ = gallery_page.enrol(None, "Grace", paths, "local", "auto", False, EN, no_progress)
+    assert len(gallery) == 1 and "blank.png" in message
+    with pytest.raises(UserError, match="nobody was enrolled"):
+        gallery_page.enrol(gallery, "Nobody", [blank], "local", "auto", False, EN, no_progress)
+    with pytest.raises(UserError, match="name"):
+        gallery_page.enrol(gallery, "  ", paths[:1], "local", "auto", False, EN, no_progress)
+    with pytest.raises(UserError, match="Choose one or several"):
+        gallery_page.enrol(gallery, "Grace", None, "local", "auto", False, EN, no_progress)
+    assert len(gallery) == 1
+
+
+def test_an_edited_gallery_file_is_refused_and_nothing_is_lost(tmp_path):
+    gallery, *_ = enrolled("Grace Hopper", "hopper.jpg")
+    data = bytearray(Path(gallery_page.export(gallery)).read_bytes())
+    data[-3] ^= 0x5A
+    edited = tmp_path / "edited.safetensors"
+    for content in (bytes(data[: len(data) // 2]), b"{}", b""):
+        edited.write_bytes(content)
+        with pytest.raises(UserError):
+            gallery_page.import_file(gallery, str(edited), "auto", EN)
+        assert len(gallery) == 1
+    with pytest.raises(UserError, match="empty"):
+        gallery_page.export(None)
+
+
+def test_effects_of_every_switch():
+    first, second = examples.FIRST_PAIR
+    table, data = processing_page.effects(
+        first, second, ["clahe", "mirror"], ["flip", "mask"], 0, "local", "auto", EN, no_progress
+    )
+    assert [row["name"] for row in data] == ["clahe", "mirror", "flip", "mask"] and table.count("<tr>") == 7
+    assert all(row["before"] == data[0]["before"] for row in data)
+    assert data[3]["after"] < data[3]["before"] - 0.01  # a covered mouth moves the pair apart
+    with pytest.raises(UserError, match="at least one"):
+        processing_page.effects(first, second, [], [], 0, "local", "auto", EN, no_progress)
+
+
+def test_replay_ask_and_move_a_threshold():
+    run, _, funnel, shown, slider, _ = inside_page.replay(
+        examples.path("obama.jpg"), *SLIDERS, "P-Net map", 3, EN, no_progress
+    )
+    assert shown.shape == run.image.shape and "O-Net" in funnel and slider["maximum"] == len(run.levels) - 1
+
+    class Click:
+        index = (800, 1020)  # the dark corner in which MTCNN sees a face that is none
+
+    picture, told = inside_page.ask(run, EN, Click())
+    assert "A face was found here: number 2" in told and picture.shape == run.image.shape
+    Click.index = (30, 30)
+    _, told = inside_page.ask(run, EN, Click())
+    assert "A face was found" not in told and "below 0.60" in told
+    moved, _, _, text = inside_page.move(run, 0.6, 0.7, 0.95, EN, no_progress)
+    assert len(run.faces) == 2 and len(moved.faces) == 1 and "1 lost" in text
+    for name in inside_page.view.VIEWS:
+        assert inside_page.look(run, name, 2).shape == run.image.shape
+    with pytest.raises(UserError, match="Replay"):
+        inside_page.ask(None, EN, Click())
+
+
+def test_views_of_a_picture_too_small_for_any_level(tmp_path):
+    path = tmp_path / "one.png"
+    Image.new("RGB", (1, 1)).save(path)
+    run, _, _, shown, _, _ = inside_page.replay(str(path), *SLIDERS, "Pyramid level", 3, EN, no_progress)
+    assert shown.shape == (1, 1, 3) and len(run.faces) == 0
+    for name in inside_page.view.VIEWS:
+        assert inside_page.look(run, name, 2).shape == (1, 1, 3)
+
+
+def test_swap_streams_and_ends_with_the_differences():
+    pytest.importorskip("dlib")
+    events = list(swap_page.swap(examples.path("astronaut.jpg"), "auto", EN, no_progress))
+    assert len(events) == swap_page.ROUNDS + 2
+    ours, theirs, text = events[-1]
+    assert np.array_equal(ours, theirs) and "The same 1 face(s)" in text and "Ratio" in text
