@@ -45,8 +45,14 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(server_process):
     """Address of `python app.py`, started as a visitor's server would be."""
+    return server_process[0]
+
+
+@pytest.fixture(scope="session")
+def server_process(tmp_path_factory):
+    """(address, process) of the app."""
     port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     environ = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(log.parent / "gradio")}
@@ -67,7 +73,7 @@ def server(tmp_path_factory):
                 time.sleep(0.1)
         else:
             pytest.fail(f"no answer from the app:\n{log.read_text()}")
-        yield address
+        yield address, process
     finally:
         process.terminate()
         process.wait(20)
