@@ -1,4 +1,4 @@
-"""Odd files sent to the running app: the right answer or one sentence, bounded memory, and the next visitor is served."""
+"""Odd files sent to the running app: the right answer or a sentence, bounded memory, the next visitor is served."""
 
 import io
 import struct
@@ -118,8 +118,9 @@ def test_a_face_cut_by_the_border_is_found(client, tmp_path):
     assert face["box"][0] < 0 and 45 < face["box"][2] < 65
 
 
-def test_thresholds_of_zero_neither_hang_nor_fill_the_memory(client, server_process):
-    _, _, data = client.predict(handle_file(EXAMPLES / "face" / "group.jpg"), "local", 0, 0, 0, 20, api_name="/face_detect")
+def test_thresholds_of_zero_neither_hang_nor_fill_the_memory(client):
+    group = handle_file(EXAMPLES / "face" / "group.jpg")
+    *_, data = client.predict(group, "local", 0, 0, 0, 20, api_name="/face_detect")
     assert 6 <= len(data["faces"]) <= 256
 
 

@@ -198,7 +198,7 @@ def test_what_if_names_who_came_and_went(ours, run):
 def test_what_if_does_not_repeat_work(ours, run, monkeypatch):
     monkeypatch.setattr(tracing, "scan", None)  # P-Net would fail
     monkeypatch.setattr(insight, "look", None)  # and so would a second look
-    assert what_if(ours.networks, run, (0.7, 0.7, 0.9)).looked_again == 0
+    assert what_if(ours.networks, run, (0.6, 0.7, 0.9)).looked_again == 0
     assert what_if(ours.networks, run, run.options.thresholds).looked_again == 0
     monkeypatch.undo()
     assert what_if(ours.networks, run, (0.4, 0.7, 0.7)).looked_again > 0
