@@ -191,10 +191,8 @@ class LastingGallery:
     def export(self) -> bytes:
         """As `Gallery.export`."""
         with self._errors():
-            rows = self._connection().execute(
-                """select name, thumbnail, vector from people join samples on person = people.id
-                   order by people.id, samples.id"""
-            ).fetchall()
+            query = "select name, thumbnail, vector from people join samples on person = people.id"
+            rows = self._connection().execute(f"{query} order by people.id, samples.id").fetchall()
         faces: dict[str, np.ndarray | None] = {}
         vectors: dict[str, list[np.ndarray]] = {}
         for name, blob, vector in rows:

@@ -84,7 +84,7 @@ def _fit(model: np.ndarray, points: np.ndarray) -> np.ndarray:
     rotation = np.vstack([top, np.cross(top[0], top[1])])
     scale = float(scales.mean())
     for _ in range(STEPS):
-        x, y, z = (rotation @ model.T)
+        x, y, z = rotation @ model.T
         zero = np.zeros(5)
         # Columns: a small turn about each axis, and a change of scale; rows: five x, five y.
         jacobian = np.stack(
