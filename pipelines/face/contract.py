@@ -42,6 +42,8 @@ class FaceRequest:
 class Pose:
     """Head rotation in degrees, estimated from five points: rough beyond 45.
 
+    Pitch may be off by 20 for one person and another: five points can't tell a raised chin from a long nose.
+
     yaw > 0: the face looks to the picture's right; pitch > 0: up; roll > 0: the head leans clockwise in the picture.
     """
 

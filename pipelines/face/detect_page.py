@@ -20,9 +20,11 @@ from .pipeline import run
 
 def cascade_sliders(prefix: str) -> list[gr.Slider]:
     """The detector's four knobs, for every page that has them."""
+    # With P-Net's at 0 every one of its hundred thousands of cells is a candidate: allowed, but not by a slip here.
+    knobs = (("P-Net threshold", 0.6, 0.05), ("R-Net threshold", 0.7, 0), ("O-Net threshold", 0.7, 0))
     thresholds = [
-        gr.Slider(0, 1, value, step=0.01, label=label(text), elem_id=f"{prefix}-{text[0].lower()}net")
-        for text, value in zip(("P-Net threshold", "R-Net threshold", "O-Net threshold"), (0.6, 0.7, 0.7), strict=True)
+        gr.Slider(least, 1, value, step=0.01, label=label(text), elem_id=f"{prefix}-{text[0].lower()}net")
+        for text, value, least in knobs
     ]
     smallest = gr.Slider(12, 200, 20, step=1, label=label("Smallest face, pixels"), elem_id=f"{prefix}-minface")
     return [*thresholds, smallest]

@@ -33,24 +33,17 @@ def replay(
     return run, run, view.funnel(run, partial(say, request)), view.picture(run, shown, int(level)), slider, ""
 
 
-def replay_if_any(
-    path: str | None, pnet: float, rnet: float, onet: float, smallest: float, shown: str, level: float,
-    request: gr.Request, progress: gr.Progress = gr.Progress(),
+def replay_new(
+    last: tuple[str, float] | None, path: str | None, pnet: float, rnet: float, onet: float, smallest: float,
+    shown: str, level: float, request: gr.Request, progress: gr.Progress = gr.Progress(),
 ) -> tuple[Any, ...]:  # fmt: skip
-    """As `replay`, but an emptied widget empties the page."""
+    """`replay` with no button pressed: when the page is opened, and for another picture or smallest face."""
     if not path:
-        return None, None, "", None, gr.skip(), ""
-    return replay(path, pnet, rnet, onet, smallest, shown, level, request, progress)
-
-
-def replay_once(
-    base: Any, path: str | None, pnet: float, rnet: float, onet: float, smallest: float, shown: str, level: float,
-    request: gr.Request, progress: gr.Progress = gr.Progress(),
-) -> tuple[Any, ...]:  # fmt: skip
-    """When the page is opened for the first time: the example, with no button pressed."""
-    if base is not None or not path:
-        return tuple(gr.skip() for _ in range(6))
-    return replay(path, pnet, rnet, onet, smallest, shown, level, request, progress)
+        return None, None, None, "", None, gr.skip(), ""
+    if last == (path, smallest):
+        return tuple(gr.skip() for _ in range(7))
+    outputs = replay(path, pnet, rnet, onet, smallest, shown, level, request, progress)
+    return (path, smallest), *outputs
 
 
 def move(
@@ -113,8 +106,10 @@ def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
     inputs, outputs = [picture, *thresholds, views, level], [base, run, funnel, shown, level, told]
     button.click(guarded(replay), inputs, outputs, api_name="face_replay", **blocks.HEAVY)
     quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "trigger_mode": "always_last"}
-    gr.on([picture.change, thresholds[3].release], guarded(replay_if_any), inputs, outputs, **quick, **blocks.HEAVY)
-    tab.select(guarded(replay_once), [base, *inputs], outputs, **quick, **blocks.HEAVY)
+    # Opening the page also reports a change of its picture: what was replayed last tells the two apart.
+    last = gr.State(None)
+    news = [tab.select, picture.change, thresholds[3].release]
+    gr.on(news, guarded(replay_new), [last, *inputs], [last, *outputs], **quick, **blocks.HEAVY)
     moved = [slider.change for slider in thresholds[:3]]
     gr.on(moved, guarded(move), [base, *thresholds[:3]], [run, funnel, shown, told], **quick, **blocks.HEAVY)
     for control in (views.change, level.release):

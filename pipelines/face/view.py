@@ -36,7 +36,7 @@ def faces_table(image: np.ndarray, result: FaceResult, say: Say) -> str:
         hint = say("No face was found. The Inside page shows where candidates were dropped, and why.")
         return f'<p class="gh-verdict">{hint}</p><p class="gh-note">{time}</p>'
     rows = [_face_row(image, face, i, say) for i, face in enumerate(result.faces)]
-    headers = [say(t) for t in ("Face", "Score", "Pose: yaw, pitch, roll", "Sharpness", "Light")]
+    headers = [say(t) for t in ("Face", "Score", "Pose, roughly: yaw, pitch, roll", "Sharpness", "Light")]
     count = say("{n} face(s).", n=len(result.faces))
     notes = "".join(f'<p class="gh-note">{html.escape(note)}</p>' for note in result.notes)
     return f'<p class="gh-verdict">{count} {time}</p>{notes}{draw.table(headers, rows)}'
