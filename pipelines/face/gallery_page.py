@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,28 @@ from .gallery_format import GalleryLimits
 from .pipeline import run, threshold_of
 
 
+@cache
+def lasting(weights: str, dimension: int) -> Any:
+    """The operator's gallery: one object for all visitors, since it keeps nothing of any of them."""
+    return open_gallery(weights, dimension)
+
+
 def opened(gallery: Any, weights: str) -> Any:
     """The visitor's gallery, a new one on first use. UserError if it holds faces described by other weights."""
     entry = catalogue.resolve("face", weights, "embedder")
     if gallery is None or (gallery.weights != entry.id and len(gallery) == 0):
         dimension = PRESETS[entry.preset].embedding  # type: ignore[union-attr]
-        bounds = None if os.environ.get(VARIABLE) else GalleryLimits(embeddings=limits().session_gallery)
-        return open_gallery(entry.id, dimension, limits=bounds)
+        if os.environ.get(VARIABLE):
+            return lasting(entry.id, dimension)
+        return open_gallery(entry.id, dimension, limits=GalleryLimits(embeddings=limits().session_gallery))
     gallery.check(entry.id)
     return gallery
+
+
+def welcome(gallery: Any, weights: str, request: gr.Request) -> tuple[Any, str]:
+    """Who is in the operator's gallery, when the page is opened."""
+    gallery = opened(gallery, weights)
+    return gallery, view.people(gallery, partial(say, request))
 
 
 def enrol(
@@ -161,6 +174,14 @@ def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
             examples.photos(picture)
     described = [switches.implementation, switches.weights, flip]
     state = [gallery, everybody, message]
+    if os.environ.get(VARIABLE):
+        tab.select(
+            guarded(welcome),
+            [gallery, switches.weights],
+            [gallery, everybody],
+            api_visibility="private",
+            **blocks.LIGHT,
+        )
     add.click(
         guarded(enrol), [gallery, name, files, *described], [*state, files, name], api_name="face_enrol", **blocks.HEAVY
     )

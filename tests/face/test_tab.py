@@ -114,6 +114,21 @@ def test_an_edited_gallery_file_is_refused_and_nothing_is_lost(tmp_path):
         gallery_page.export(None)
 
 
+def test_the_operators_gallery_is_shared_and_lasts(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLASSHOUSE_GALLERY", str(tmp_path / "people.db"))
+    gallery_page.lasting.cache_clear()
+    try:
+        enrolled("Grace Hopper", "hopper.jpg")
+    except UserError as error:
+        pytest.skip(str(error))  # this Python's sqlite3 takes no extensions, and pysqlite3 is not installed
+    gallery_page.lasting.cache_clear()  # as after a restart
+    gallery, people = gallery_page.welcome(None, "auto", EN)
+    assert len(gallery) == 1 and "Grace Hopper (1)" in people
+    _, _, message = gallery_page.erase(gallery, EN)
+    assert "Erased: 1 face(s)" in message and len(gallery_page.welcome(None, "auto", EN)[0]) == 0
+    gallery_page.lasting.cache_clear()
+
+
 def test_effects_of_every_switch():
     first, second = examples.FIRST_PAIR
     table, data = processing_page.effects(
