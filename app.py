@@ -19,7 +19,7 @@ from pipelines import PIPELINES
 from pipelines.common.limits import limits
 from pipelines.ui import i18n, theme
 
-CACHE_SECONDS = 3600  # uploads and drawn pictures of visitors are deleted after this
+CACHE_SECONDS = 3600  # uploads and drawn pictures of visitors are deleted at most half as much later than this
 
 
 def build(names: Sequence[str] = PIPELINES) -> gr.Blocks:
@@ -45,7 +45,8 @@ def launch_options() -> dict[str, Any]:
         "css": theme.CSS,
         "i18n": i18n.catalogue(),
         "max_file_size": limits().upload_bytes,
-        "show_error": True,
+        "show_error": False,  # what is not a sentence of ours may name files of the server
+        "state_session_capacity": limits().sessions,
         "ssr_mode": False,
         "run_history": False,  # it would keep visitors' pictures in the browser
         "enable_monitoring": False,

@@ -130,7 +130,8 @@ def _fetch_url(entry: Entry, file: File) -> Iterator[Progress]:
 
     target = cache_dir() / entry.id / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(target) + ".lock")
+    # Not thread-local: gradio may take a generator on in another thread than it was begun in.
+    lock = FileLock(str(target) + ".lock", thread_local=False)
     while True:
         try:
             lock.acquire(timeout=0.5)
@@ -168,6 +169,7 @@ def _stream(entry: Entry, file: File, target: Path) -> Iterator[Progress]:
             raise UserError(f"The download of {file.path} broke off; nothing was kept. Try again.")
         if file.sha256 and digest.hexdigest() != file.sha256:
             raise UserError(f"The download of {file.path} is not the file that was published; nothing was kept.")
+        _check_weights(partial, file)
         _recorded_hash(target).write_text(digest.hexdigest())
         partial.replace(target)
     except httpx.HTTPStatusError as error:
@@ -177,6 +179,18 @@ def _stream(entry: Entry, file: File, target: Path) -> Iterator[Progress]:
     finally:
         client.close()
         partial.unlink(missing_ok=True)
+
+
+def _check_weights(path: Path, file: File) -> None:
+    """A network's login page answers with status 200 too: what has no published hash must at least be weights."""
+    if file.sha256 or Path(file.path).suffix not in (".pt", ".pth", ".safetensors"):
+        return
+    try:
+        tensors = read(path, Path(file.path).suffix)
+    except UserError:
+        tensors = {}
+    if not tensors:
+        raise UserError(f"What the server sent for {file.path} is no weights file; nothing was kept.")
 
 
 def _fetch_hub(entry: Entry, file: File) -> Iterator[Progress]:
@@ -222,21 +236,25 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     return future.result(timeout=seconds)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Tensors of a .safetensors file or of a torch file, on the CPU.
+def read(path: Path, suffix: str = "") -> dict[str, Any]:
+    """Tensors of a .safetensors file or of a torch file, on the CPU. `suffix` overrules the path's own.
 
     UserError: the file holds more than tensors (authors' .ckpt and .pth sometimes do) or is not readable.
     """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     import pickle
 
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
+        if (suffix or path.suffix) == ".safetensors":
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path.name} is damaged or no file of weights: delete it and fetch or install it again."
+        ) from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path.name} holds Python objects besides tensors, which could run code when read, so it is refused: "

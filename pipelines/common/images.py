@@ -54,9 +54,10 @@ def open_picture(source: str | Path | bytes, bounds: Limits | None = None) -> Pi
 
 def _read(path: Path, bounds: Limits) -> bytes:
     try:
-        if path.stat().st_size > bounds.upload_bytes:
-            raise UserError(f"The file is larger than {bounds.upload_bytes // 1_000_000} MB; choose a smaller one.")
-        return path.read_bytes()
+        if not path.is_file():  # a device or a pipe could be read for ever
+            raise OSError(f"{path.name} is no file")
+        with path.open("rb") as stream:
+            return stream.read(bounds.upload_bytes + 1)
     except OSError as error:
         raise UserError("The file could not be read; upload it again.") from error
 
@@ -76,6 +77,8 @@ def _open(data: bytes, bounds: Limits, notes: list[str]) -> np.ndarray:
     image.draft("RGB", (bounds.side, bounds.side))  # JPEG only: decode at the nearest larger eighth
     image.load()
     image = _upright(image)
+    if image.mode in ("RGBA", "CMYK", "L") and max(image.size) > bounds.side:
+        image.thumbnail((bounds.side, bounds.side), Image.Resampling.LANCZOS, reducing_gap=2.0)  # before it is copied
     image = _to_rgb(image)
     if max(image.size) > bounds.side:
         scale = bounds.side / max(image.size)
@@ -120,10 +123,3 @@ def check_array(image: Any, bounds: Limits | None = None) -> np.ndarray:
     if image.shape[0] * image.shape[1] > bounds.array_pixels:
         raise UserError(f"The picture has more than {bounds.array_pixels // 1_000_000} megapixels; make it smaller.")
     return np.ascontiguousarray(image)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """(height, width, 3) uint8 RGB as a PNG file."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()

@@ -18,6 +18,8 @@ class Limits:
     faces: int = 256  # described in one picture
     session_gallery: int = 2_000  # embeddings in a visitor's session
     queue: int = 32  # visitors waiting
+    sessions: int = 500  # visitors whose state is kept
+    traces_mb: int = 400  # of replayed cascades, all visitors together
     memory_mb: int = 6_000  # of loaded models, least recently used go first
 
 

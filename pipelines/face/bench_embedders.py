@@ -17,19 +17,17 @@ from .embedders import LocalEmbedder, ReferenceEmbedder
 from .inception_resnet import FoldedInceptionResnetV1, InceptionResnetV1, prepare
 
 BATCHES = (1, 8)
-THREADS = 2
 
 
 def embedding_rows(rounds: int = 15) -> list[bench.Row]:
-    """A row a batch size of InceptionResnetV1, and of dlib's network where dlib is installed; 2 threads each.
+    """A row a batch size of InceptionResnetV1, and of dlib's network where dlib is installed.
 
     InceptionResnetV1 takes the VGGFace2 weights if they are on this machine and random ones otherwise, which cost the
     same time. Both get the same float32 batch (NCHW): what each does to its layout counts.
     """
-    with bench.torch_threads(THREADS):
-        rows = [_facenet_row(batch, rounds) for batch in BATCHES]
-        if importlib.util.find_spec("dlib") is not None:
-            rows += _dlib_rows(rounds)
+    rows = [_facenet_row(batch, rounds) for batch in BATCHES]
+    if importlib.util.find_spec("dlib") is not None:
+        rows += _dlib_rows(rounds)
     return rows
 
 

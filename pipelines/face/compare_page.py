@@ -97,6 +97,9 @@ def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
     inputs = [first, second, switches.implementation, switches.weights, flip]
     button.click(guarded(compare), inputs, [result, data], api_name="face_compare", **blocks.HEAVY)
     # Opening the page shows the example; a new picture or switch shows its result. None yet is no error then.
-    triggers = [tab.select, first.change, second.change, flip.change, switches.weights.change]
+    triggers = [tab.select, first.change, second.change, flip.change]
     quiet: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last", **blocks.HEAVY}
     gr.on(triggers, guarded(compare_if_both), inputs, [result, data], **quiet)
+    # A result of other weights must not stay; the page may not be the one that is open, so nothing is computed.
+    stale = [switches.implementation.change, switches.weights.change]
+    gr.on(stale, lambda: ("", None), None, [result, data], api_visibility="private", **blocks.LIGHT)

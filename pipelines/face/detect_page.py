@@ -32,7 +32,7 @@ def cascade_sliders(prefix: str) -> list[gr.Slider]:
 
 def cascade_options(pnet: float, rnet: float, onet: float, smallest: float) -> CascadeOptions:
     """The sliders' values as the cascade takes them."""
-    return CascadeOptions(thresholds=(pnet, rnet, onet), min_face=int(smallest))
+    return CascadeOptions(thresholds=(pnet, rnet, onet), min_face=int(smallest or 0))
 
 
 def find(

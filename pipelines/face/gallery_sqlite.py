@@ -31,7 +31,7 @@ from .gallery_format import THUMBNAIL, Enrolment, GalleryLimits, check_embedding
 LASTING_LIMITS = GalleryLimits(people=100_000, embeddings=200_000)
 SCHEMA = "1"
 CODE_BITS = 1024  # standard error of the angle at 60 degrees: 2.7 degrees
-CANDIDATES = 64  # codes that are ranked exactly; vec0's time grows with them
+CANDIDATES = 128  # codes that are ranked exactly; vec0's time grows with them
 EXACT_ROWS = 8_192  # up to here every embedding is compared
 BUSY_SECONDS = 10
 TABLES = f"""
@@ -99,6 +99,7 @@ class LastingGallery:
         self._sql = driver()
         self._local = threading.local()
         with self._errors():
+            self._refuse_others()
             self._prepare()
 
     check = Gallery.check
@@ -234,6 +235,21 @@ class LastingGallery:
         db.execute("pragma temp_store = memory")  # VACUUM's copy never touches another folder
         return db
 
+    def _refuse_others(self) -> None:
+        """Another program's file is looked at before anything is written to it; a new one is the operator's alone."""
+        path = Path(self._path)
+        if not path.exists():
+            path.touch(mode=0o600)
+        if path.stat().st_size == 0:
+            return
+        db = self._sql.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        try:
+            tables = {row[0] for row in db.execute("select name from sqlite_schema")}
+        finally:
+            db.close()
+        if tables and not {"meta", "people", "samples", "codes"} <= tables:
+            raise UserError("The operator's gallery file belongs to another program; it needs one of its own.")
+
     def _prepare(self) -> None:
         with self._transaction() as db:
             tables = {row[0] for row in db.execute("select name from sqlite_schema")}
@@ -241,8 +257,9 @@ class LastingGallery:
             if not tables:
                 self._create(db)
                 db.executemany("insert into meta values (?, ?)", mine.items())
-            if tables and not {"meta", "people", "samples", "codes"} <= tables:
-                raise UserError("The operator's gallery file belongs to another program; it needs one of its own.")
+            elif not db.execute("select 1 from samples limit 1").fetchone():
+                fresh = [(key, mine[key]) for key in ("weights", "dimension")]  # an empty gallery is anybody's
+                db.executemany("replace into meta values (?, ?)", fresh)
             found = dict(db.execute("select key, value from meta"))
         if found.get("schema") != SCHEMA:
             raise UserError("The operator's gallery file was made by another version of this demo; start a new file.")
@@ -296,6 +313,8 @@ class LastingGallery:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except OSError as error:
+            raise UserError("The gallery file can't be used now.") from error
         except self._sql.OperationalError as error:
             busy = "locked" in str(error) or "busy" in str(error)
             sentence = "The gallery is busy; try again in a moment." if busy else "The gallery file can't be used now."

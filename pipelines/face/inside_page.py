@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import gradio as gr
 
 from pipelines.common.errors import UserError
+from pipelines.common.limits import limits
 from pipelines.ui import blocks
 from pipelines.ui.guard import guarded
 from pipelines.ui.i18n import label, say
+from pipelines.ui.shelf import Shelf
 
 from . import examples_page as examples
 from . import inside_view as view
@@ -18,6 +20,12 @@ from .detect_page import cascade_options, cascade_sliders
 from .pipeline import trace, what_if
 
 FIRST = "Replay the cascade first."
+
+
+@cache
+def shelf() -> Shelf:
+    """Where the replayed runs of all visitors are kept."""
+    return Shelf(limits().traces_mb * 1_000_000)
 
 
 def replay(
@@ -28,9 +36,10 @@ def replay(
     image = blocks.read_picture(path)
     blocks.announce(progress)
     run = trace(image, cascade_options(pnet, rnet, onet, smallest))
+    ticket = shelf().put(run, run.nbytes)
     top = max(len(run.levels) - 1, 1)
     slider = gr.update(maximum=top, value=min(int(level), top))
-    return run, run, view.funnel(run, partial(say, request)), view.picture(run, shown, int(level)), slider, ""
+    return ticket, ticket, view.funnel(run, partial(say, request)), view.picture(run, shown, int(level)), slider, ""
 
 
 def replay_new(
@@ -47,26 +56,30 @@ def replay_new(
 
 
 def move(
-    base: Any, pnet: float, rnet: float, onet: float, request: gr.Request, progress: gr.Progress = gr.Progress(),
+    base: str | None, pnet: float, rnet: float, onet: float, request: gr.Request, progress: gr.Progress = gr.Progress(),
 ) -> tuple[Any, str, Any, str]:  # fmt: skip
     """The same picture with other thresholds: which faces come, which go."""
-    if base is None:
+    old = shelf().get(base)
+    if old is None:
         return gr.skip(), gr.skip(), gr.skip(), gr.skip()  # type: ignore[return-value]
-    outcome = what_if(base, (pnet, rnet, onet))
+    outcome = what_if(old, (pnet, rnet, onet))
+    ticket = shelf().put(outcome.trace, outcome.trace.nbytes)
     speak = partial(say, request)
     text = view.what_changed(outcome, speak)
-    return outcome.trace, view.funnel(outcome.trace, speak), view.changes(outcome, base), text
+    return ticket, view.funnel(outcome.trace, speak), view.changes(outcome, old), text
 
 
-def look(run: Any, shown: str, level: float) -> Any:
+def look(ticket: str | None, shown: str, level: float) -> Any:
     """Another view of the replayed run."""
+    run = shelf().get(ticket)
     return gr.skip() if run is None else view.picture(run, shown, int(level))
 
 
-def ask(run: Any, request: gr.Request, event: gr.SelectData) -> tuple[Any, str]:
+def ask(ticket: str | None, request: gr.Request, event: gr.SelectData) -> tuple[Any, str]:
     """Why there is, or is not, a face at the point that was clicked."""
     from .insight import explain_point
 
+    run = shelf().get(ticket)
     if run is None:
         raise UserError(FIRST)
     x, y = event.index
@@ -75,7 +88,8 @@ def ask(run: Any, request: gr.Request, event: gr.SelectData) -> tuple[Any, str]:
 
 
 def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
-    base, run = gr.State(None, time_to_live=3600), gr.State(None, time_to_live=3600)
+    # Tickets: what was replayed, and what is shown, which a moved threshold makes another.
+    base, run = gr.State(None, delete_callback=lambda t: shelf().drop(t)), gr.State(None)
     gr.Markdown(
         label(
             "MTCNN looks at the picture in many sizes (P-Net), and looks again, closer, at what is left (R-Net, "

@@ -15,7 +15,7 @@ from pipelines.common.errors import UserError
 from pipelines.common.images import check_array
 from pipelines.common.limits import limits
 
-from .config import CascadeOptions
+from .config import PRESETS, CascadeOptions
 from .contract import BACKENDS, Backend, Comparison, Detections, Face, FaceRequest, FaceResult
 
 DETECTOR = "mtcnn"
@@ -85,7 +85,8 @@ def compare(a: np.ndarray, b: np.ndarray, weights: str = "auto", flip_average: b
     UserError: the embeddings do not belong together.
     """
     entry = catalogue.resolve("face", weights, "embedder")
-    if a is None or b is None or np.shape(a) != np.shape(b) or np.ndim(a) != 1:
+    dimension = (PRESETS[entry.preset].embedding,)  # type: ignore[union-attr]
+    if a is None or b is None or np.shape(a) != dimension or np.shape(b) != dimension:
         raise UserError("The two embeddings do not come from the same weights; describe both faces again.")
     similarity = float(np.dot(a, b))
     threshold = threshold_of(entry, flip_average)
@@ -94,7 +95,7 @@ def compare(a: np.ndarray, b: np.ndarray, weights: str = "auto", flip_average: b
 
 def check_options(options: CascadeOptions) -> None:
     """UserError unless every option is one that the cascade can be run with."""
-    if len(options.thresholds) != 3 or not all(0 <= t <= 1 for t in options.thresholds):
+    if len(options.thresholds) != 3 or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in options.thresholds):
         raise UserError("The three thresholds must lie between 0 and 1.")
     if not 12 <= options.min_face <= 10_000:
         raise UserError("The smallest face must be between 12 and 10000 pixels: P-Net sees no less than 12.")

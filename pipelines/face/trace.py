@@ -110,6 +110,13 @@ class CascadeTrace:
     faces: Detections
     face_ids: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        stages = (self.proposals, self.refined, self.output)
+        maps = sum(level.probability.nbytes + level.offsets.nbytes for level in self.levels)
+        return self.image.nbytes + maps + sum(part.nbytes for stage in stages for part in vars(stage).values())
+
 
 def trace(networks: MTCNN, image: np.ndarray, options: CascadeOptions | None = None) -> CascadeTrace:
     """Run the cascade over a picture, (H, W, 3) uint8 RGB, and keep everything. ValueError as for `detect`."""

@@ -15,6 +15,8 @@ from pipelines.ui import draw
 
 from .contract import Comparison, Face, FaceResult
 
+SHOWN_PEOPLE = 60  # thumbnails of a gallery on the page
+
 
 class Say(Protocol):
     def __call__(self, text: str, **values: object) -> str: ...
@@ -186,14 +188,31 @@ def people(gallery: Any, say: Say) -> str:
         return f'<p class="gh-note">{say("Nobody is enrolled yet.")}</p>'
     head = say("{people} people, {faces} faces.", people=len(persons), faces=len(gallery))
     blank = np.full((112, 112, 3), 128, np.uint8)
-    shown = [blank if p.thumbnail is None else p.thumbnail for p in persons]
-    return f'<p class="gh-note">{head}</p>' + chips(shown, [f"{p.name} ({p.samples})" for p in persons], 84)
+    first = persons[:SHOWN_PEOPLE]
+    shown = [blank if p.thumbnail is None else p.thumbnail for p in first]
+    more = say("and {n} more", n=len(persons) - len(first)) if len(persons) > len(first) else ""
+    faces = chips(shown, [f"{p.name} ({p.samples})" for p in first], 84)
+    return f'<p class="gh-note">{head}</p>{faces}<p class="gh-note">{more}</p>'
 
 
-def matches(image: np.ndarray, result: FaceResult, found: Sequence[Any], say: Say) -> str:
-    """One row a face: who it is, how near, and who comes next."""
+def matches(
+    image: np.ndarray, result: FaceResult, found: Sequence[Any], facts: Mapping[str, Any], people: int, say: Say
+) -> str:
+    """One row a face: who it is, how near, and who comes next; and how often a stranger would be given a name.
+
+    people: how many are enrolled: each is one more chance of a false accept.
+    """
     if not result.faces:
         return f'<p class="gh-verdict">{say("No face was found in this picture.")}</p>'
+    chance = ""
+    if "false_accept_rate_flip" in facts and people:
+        share = 1 - (1 - float(facts["false_accept_rate_flip"])) ** people
+        text = say(
+            "With {n} people enrolled, a stranger would be given a name in about {p} of cases.",
+            n=people,
+            p=f"{share:.0%}",
+        )
+        chance = f'<p class="gh-note">{text}</p>'
     rows = []
     for i, (face, match) in enumerate(zip(result.faces, found, strict=True)):
         if match.name is None:
@@ -205,7 +224,7 @@ def matches(image: np.ndarray, result: FaceResult, found: Sequence[Any], say: Sa
         thumbnail = f'<img src="{draw.data_uri(crop(image, face.box), 64)}" width="56" alt="">'
         badge = f'<b style="color:{draw.colour(i)}">{i + 1}</b>'
         rows.append([f'<div style="display:flex;gap:.6rem">{badge}{thumbnail}</div>', who, nearest, runner_up])
-    return draw.table([say(t) for t in ("Face", "Who", "Nearest", "Next")], rows)
+    return draw.table([say(t) for t in ("Face", "Who", "Nearest", "Next")], rows) + chance
 
 
 def _candidate(name: str | None, similarity: float | None) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -35,7 +36,7 @@ def picture_input(text: str, *, webcam: bool = True, **options: Any) -> gr.Image
         # gradio would open the file here, where an odd one raises before our door for pixels can say what is wrong.
         if payload is None or (payload.url and payload.url.startswith("data:")):
             return decode(payload)
-        return payload.path
+        return within_uploads(payload.path)
 
     component.preprocess = path_only  # type: ignore[method-assign]
     return component
@@ -44,6 +45,14 @@ def picture_input(text: str, *, webcam: bool = True, **options: Any) -> gr.Image
 def picture_output(text: str, **options: Any) -> gr.Image:
     """A picture for the visitor to look at and to save."""
     return gr.Image(label=label(text), interactive=False, buttons=["download", "fullscreen"], **options)
+
+
+def within_uploads(path: str | None) -> str:
+    """The path, if it is one of an upload. A request put together by hand may name any file of the server."""
+    folder = Path(get_upload_folder()).resolve()
+    if not path or not Path(path).resolve().is_relative_to(folder):
+        raise gr.Error("Upload the picture instead of naming a file on the server.", title="", print_exception=False)
+    return path
 
 
 def read_picture(path: str | None, missing: str = "Choose a picture first.") -> np.ndarray:

@@ -26,7 +26,7 @@ def _translated() -> Iterator[None]:
         raise
     except UserError as error:
         # The message is shown as HTML and may quote what the visitor typed.
-        raise gr.Error(html.escape(str(error)), title="", print_exception=False) from error
+        raise gr.Error(html.escape(str(error), quote=False), title="", print_exception=False) from error
     except Exception as error:
         number = secrets.token_hex(4)
         log.exception("request failed, number %s", number)

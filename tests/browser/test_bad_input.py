@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -128,6 +129,18 @@ def test_a_large_photo_is_served(client, tmp_path):
     path = tmp_path / "large.jpg"
     photo().resize((6000, 6000)).save(path)
     assert len(detect(client, path)) == 1
+
+
+def test_a_request_by_hand_cannot_read_files_of_the_server(server, tmp_path):
+    """The client libraries upload; a request put together by hand may name any path it likes."""
+    secret = tmp_path / "secret.png"
+    photo().save(secret)
+    for path in (str(secret), "/dev/zero"):
+        body = {"data": [{"path": path}, "local", 0.6, 0.7, 0.7, 20]}
+        call = httpx.post(f"{server}/gradio_api/call/face_detect", json=body).json()
+        answer = httpx.get(f"{server}/gradio_api/call/face_detect/{call['event_id']}", timeout=60).text
+        assert "event: error" in answer and "event: complete" not in answer
+        assert str(tmp_path) not in answer
 
 
 def test_memory_stayed_bounded(client, server_process):

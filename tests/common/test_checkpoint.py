@@ -16,6 +16,7 @@ from pipelines.common.catalogue import Entry, File
 from pipelines.common.errors import UserError
 
 DATA = np.random.default_rng(0).bytes(3_000_000)
+PAGE = b"<html>Please log in to this network.</html>"
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
@@ -28,10 +29,11 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
+        full = PAGE if self.path == "/login" else DATA
         self.send_response(200)
-        self.send_header("content-length", str(len(DATA)))
+        self.send_header("content-length", str(len(full)))
         self.end_headers()
-        body = DATA[:1_500_000] if self.path == "/cut" else DATA
+        body = full[:1_500_000] if self.path == "/cut" else full
         for start in range(0, len(body), 300_000):
             self.wfile.write(body[start : start + 300_000])
             time.sleep(self.slow)
@@ -52,8 +54,8 @@ def server(tmp_path, monkeypatch):
     httpd.server_close()
 
 
-def entry(url, sha256=DIGEST):
-    file = File("model", "model.bin", url=url, sha256=sha256)
+def entry(url, sha256=DIGEST, name="model.bin"):
+    file = File("model", name, url=url, sha256=sha256)
     return Entry("test-entry", "face", "embedder", "Test", "x", "x", "url", "x", "MIT", (file,))
 
 
@@ -87,6 +89,26 @@ def test_a_broken_download_is_never_kept(server, tmp_path, path, sha256, words):
     with pytest.raises(UserError, match=words):
         list(checkpoint.fetch(one))
     assert left(tmp_path) == [] and checkpoint.locate(one) is None
+
+
+def test_a_login_page_is_no_weights(server, tmp_path):
+    for name in ("model.pt", "model.safetensors"):
+        one = entry(f"{server}/login", "", name)
+        with pytest.raises(UserError, match="no weights file"):
+            list(checkpoint.fetch(one))
+        assert left(tmp_path) == [] and checkpoint.locate(one) is None
+
+
+def test_a_fetch_may_be_closed_in_another_thread(server, tmp_path):
+    """Gradio goes on with a generator in whichever thread is free: the lock must come off all the same."""
+    one = entry(f"{server}/model.bin")
+    events = checkpoint.fetch(one)
+    while next(events).done == 0:
+        pass
+    thread = threading.Thread(target=events.close)
+    thread.start()
+    thread.join()
+    assert list(checkpoint.fetch(one))[-1].message == "Test is ready."
 
 
 def test_no_network_says_so_within_ten_seconds(server, tmp_path):
@@ -171,6 +193,10 @@ def test_read_takes_tensors_and_refuses_objects(tmp_path):
     torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pt")
     assert checkpoint.read(tmp_path / "a.safetensors")["a"].tolist() == [0, 1, 2]
     assert checkpoint.read(tmp_path / "a.pt")["a"].tolist() == [0, 1, 2]
+    for name in ("a.safetensors", "a.pt"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
+        with pytest.raises(UserError, match="damaged"):
+            checkpoint.read(tmp_path / name)
     torch.save({"a": functools.partial(print, "hello")}, tmp_path / "bad.pt")
     with pytest.raises(UserError, match="refused"):
         checkpoint.read(tmp_path / "bad.pt")

@@ -489,11 +489,26 @@ class TestLasting:
         other = tmp_path / "other.db"
         with sqlite3.connect(other) as db:
             db.execute("create table accounts (id integer)")
+        before = other.read_bytes()
         with pytest.raises(UserError, match="another program"):
             LastingGallery(other, "dlib", D)
+        assert other.read_bytes() == before and [p.name for p in tmp_path.glob("other*")] == ["other.db"]
         with pytest.raises(UserError, match="can't be used") as caught:
             LastingGallery(tmp_path / "no such folder" / "gallery.db", "dlib", D)
         assert str(tmp_path) not in str(caught.value)
+
+    def test_an_erased_gallery_may_be_begun_with_other_weights(self, path):
+        gallery = LastingGallery(path, "dlib", D)
+        gallery.enrol("Ada", axis(0))
+        gallery.erase()
+        gallery.close()
+        LastingGallery(path, "facenet-casia", 9).enrol("Ada", random_unit(1, 1, 9))
+        with pytest.raises(UserError, match="made with the weights “facenet-casia”"):
+            LastingGallery(path, "dlib", D)
+
+    def test_the_file_is_the_operators_alone(self, path):
+        LastingGallery(path, "dlib", D)
+        assert path.stat().st_mode & 0o077 == 0
 
     def test_a_file_of_a_newer_schema_is_refused(self, path):
         gallery = LastingGallery(path, "dlib", D)

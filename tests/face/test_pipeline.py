@@ -62,6 +62,7 @@ def test_more_faces_than_the_limit_are_said_not_cut_in_silence(stubbed):
         ({"backend": "somebody"}, "no implementation called"),
         ({"cascade": CascadeOptions(thresholds=(0.6, 0.7, 1.1))}, "between 0 and 1"),
         ({"cascade": CascadeOptions(thresholds=(float("nan"), 0.7, 0.7))}, "between 0 and 1"),
+        ({"cascade": CascadeOptions(thresholds=(None, 0.7, 0.7))}, "between 0 and 1"),
         ({"cascade": CascadeOptions(min_face=4)}, "smallest face"),
         ({"cascade": CascadeOptions(factor=0.99)}, "pyramid factor"),
         ({"normalise": ("beauty",)}, "no normalisation"),
@@ -118,6 +119,12 @@ def test_pure_red_has_no_face():
 
 
 def test_compare_refuses_embeddings_that_do_not_belong_together():
-    for a, b in ((np.ones(128), np.ones(512)), (None, np.ones(128)), (np.ones((1, 128)), np.ones((1, 128)))):
+    strange = [
+        (np.ones(128), np.ones(512)),
+        (np.ones(512), np.ones(512)),
+        (None, np.ones(128)),
+        (np.ones((1, 128)),) * 2,
+    ]
+    for a, b in strange:
         with pytest.raises(UserError, match="same weights"):
-            compare(a, b)
+            compare(a, b, "dlib")
