@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,8 +14,9 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.processing_utils import save_bytes_to_cache
+from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from pipelines.common import catalogue, checkpoint
 from pipelines.common.errors import UserError
@@ -44,7 +47,17 @@ def picture_input(text: str, *, webcam: bool = True, **options: Any) -> gr.Image
 
 def picture_output(text: str, **options: Any) -> gr.Image:
     """A picture for the visitor to look at and to save."""
-    return gr.Image(label=label(text), interactive=False, buttons=["download", "fullscreen"], **options)
+    component = gr.Image(label=label(text), interactive=False, buttons=["download", "fullscreen"], **options)
+    finish = component.postprocess
+
+    def whole(value: Any) -> Any:
+        # gradio writes equal pictures to one file, again each time: a visitor who is loading it would get half of it.
+        if isinstance(value, np.ndarray):
+            value = offer(encode_pil_to_bytes(Image.fromarray(value), "webp"), "image.webp")
+        return finish(value)
+
+    component.postprocess = whole  # type: ignore[method-assign]
+    return component
 
 
 def within_uploads(path: str | None) -> str:
@@ -66,8 +79,20 @@ def read_picture(path: str | None, missing: str = "Choose a picture first.") -> 
 
 
 def offer(data: bytes, name: str) -> str:
-    """Path of a file for a visitor to download, in gradio's cache, where it is deleted after an hour like uploads."""
-    return save_bytes_to_cache(data, name, get_upload_folder())
+    """Path of a file for a visitor to download, in gradio's cache, where it is deleted after an hour like uploads.
+
+    The folder is named by the content, as gradio's own are, so that it recognises the file; it appears there whole.
+    """
+    folder = Path(get_upload_folder()) / hash_bytes(data)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / name
+    if target.is_file():
+        os.utime(target)  # its hour begins again
+    else:
+        partial = folder / f".{secrets.token_hex(8)}"
+        partial.write_bytes(data)
+        partial.replace(target)
+    return str(target)
 
 
 def announce(progress: gr.Progress | None, share: float = 0.05) -> None:

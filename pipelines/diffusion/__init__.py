@@ -1,0 +1,1 @@
+"""Text to image: latent diffusion (Rombach et al. 2022) from scratch."""
