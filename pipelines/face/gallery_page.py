@@ -195,6 +195,8 @@ def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
             shown = blocks.picture_output("Faces", elem_id="face-gallery-shown")
             table = gr.HTML(elem_id="face-gallery-table")
             examples.photos(picture)
+    for widget in (files, load):
+        blocks.only_uploads(widget)
     described = [switches.implementation, switches.weights]
     state = [gallery, everybody, message]
     if os.environ.get(VARIABLE):

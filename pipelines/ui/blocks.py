@@ -68,6 +68,19 @@ def within_uploads(path: str | None) -> str:
     return path
 
 
+def only_uploads(component: Any) -> Any:
+    """Make a file widget refuse any file that was not uploaded; see `within_uploads`. Returns the widget."""
+    take = component.preprocess
+
+    def checked(payload: Any) -> Any:
+        for file in getattr(payload, "root", None) or ([payload] if payload is not None else []):
+            within_uploads(file.path)
+        return take(payload)
+
+    component.preprocess = checked
+    return component
+
+
 def read_picture(path: str | None, missing: str = "Choose a picture first.") -> np.ndarray:
     """(height, width, 3) uint8 RGB of an upload; tells the visitor if it was made smaller. UserError: see images."""
     if not path:

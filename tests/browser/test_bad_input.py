@@ -136,11 +136,15 @@ def test_a_request_by_hand_cannot_read_files_of_the_server(server, tmp_path):
     secret = tmp_path / "secret.png"
     photo().save(secret)
     for path in (str(secret), "/dev/zero"):
-        body = {"data": [{"path": path}, "local", 0.6, 0.7, 0.7, 20]}
-        call = httpx.post(f"{server}/gradio_api/call/face_detect", json=body).json()
-        answer = httpx.get(f"{server}/gradio_api/call/face_detect/{call['event_id']}", timeout=60).text
-        assert "event: error" in answer and "event: complete" not in answer
-        assert str(tmp_path) not in answer
+        for name, data in (
+            ("face_detect", [{"path": path}, "local", 0.6, 0.7, 0.7, 20]),
+            ("face_enrol", ["Eileen", [{"path": path}], "local", "auto"]),
+            ("face_gallery_import", [{"path": path}, "auto"]),
+        ):
+            call = httpx.post(f"{server}/gradio_api/call/{name}", json={"data": data}).json()
+            answer = httpx.get(f"{server}/gradio_api/call/{name}/{call['event_id']}", timeout=60).text
+            assert "event: error" in answer and "event: complete" not in answer, (name, answer)
+            assert str(tmp_path) not in answer
 
 
 def test_memory_stayed_bounded(client, server_process):
