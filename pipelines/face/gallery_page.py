@@ -110,7 +110,8 @@ def managed(gallery: Any, weights: str) -> Any:
     """The gallery, for what only its owner may do. UserError: it is the operator's, and not open to visitors."""
     if os.environ.get(VARIABLE) and os.environ.get(MANAGE) != "1":
         raise UserError("This gallery is the operator's: visitors may not export, change or erase it here.")
-    return opened(gallery, weights)
+    # Whatever weights are chosen now: a gallery of other ones can still be erased and taken away.
+    return opened(None, weights) if gallery is None else gallery
 
 
 def export(gallery: Any, weights: str) -> str:
@@ -160,11 +161,11 @@ def leave(gallery: Any) -> None:
 
 
 def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
-    gallery = gr.State(None, time_to_live=6 * 3600, delete_callback=leave)
-    lasting = bool(os.environ.get(VARIABLE))
+    gallery = gr.State(None, delete_callback=leave)
+    operators = bool(os.environ.get(VARIABLE))
     gr.Markdown(
         label("This gallery is the operator's: it lasts, and every visitor of this machine sees it.")
-        if lasting
+        if operators
         else label(
             "This gallery lives in your session: it is erased when you erase it, or about an hour after you close the "
             "page, unless you export it. Uploads and exports are deleted from the server within an hour and a half."
@@ -199,7 +200,7 @@ def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
         blocks.only_uploads(widget)
     described = [switches.implementation, switches.weights]
     state = [gallery, everybody, message]
-    if os.environ.get(VARIABLE):
+    if operators:
         tab.select(
             guarded(welcome),
             [gallery, switches.weights],

@@ -114,6 +114,15 @@ def test_an_edited_gallery_file_is_refused_and_nothing_is_lost(tmp_path):
         gallery_page.export(None, "auto")
 
 
+def test_a_gallery_of_other_weights_can_still_be_erased_and_exported(tmp_path, monkeypatch):
+    gallery, *_ = enrolled("Grace Hopper", "hopper.jpg")
+    with pytest.raises(UserError, match="not on this machine"):
+        gallery_page.identify(gallery, examples.path("hopper.jpg"), "local", "facenet-casia", EN, no_progress)
+    assert Path(gallery_page.export(gallery, "facenet-casia")).stat().st_size > 500
+    _, _, message = gallery_page.erase(gallery, "facenet-casia", EN)
+    assert "Erased: 1 face(s)" in message
+
+
 def test_the_operators_gallery_is_shared_and_lasts(tmp_path, monkeypatch):
     monkeypatch.setenv("GLASSHOUSE_GALLERY", str(tmp_path / "people.db"))
     gallery_page.lasting.cache_clear()
