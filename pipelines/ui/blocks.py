@@ -29,9 +29,9 @@ HEAVY: dict[str, Any] = {"concurrency_id": "heavy", "concurrency_limit": 1}  # m
 LIGHT: dict[str, Any] = {"concurrency_id": "light", "concurrency_limit": 8}  # look-ups and drawing
 
 
-def picture_input(text: str, *, webcam: bool = True, **options: Any) -> gr.Image:
+def picture_input(text: str, **options: Any) -> gr.Image:
     """A picture from a file, the clipboard or the webcam. Handlers get a path or None: give it to `read_picture`."""
-    sources: Any = ["upload", "webcam", "clipboard"] if webcam else ["upload", "clipboard"]
+    sources: Any = ["upload", "webcam", "clipboard"]
     component = gr.Image(label=label(text), type="filepath", image_mode=None, sources=sources, **options)
     decode = component.preprocess
 
@@ -122,10 +122,6 @@ class Switches:
     implementation: gr.Radio
     weights: gr.Dropdown
     refresh: Callable[[Any], None]  # (event) -> None: bring the card up to date after it
-
-    @property
-    def inputs(self) -> list[Any]:
-        return [self.implementation, self.weights]
 
 
 def weights_choices(pipeline: str, role: str) -> list[tuple[Any, str]]:
