@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class MTCNNConfig:
     """Zhang et al. 2016, "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks".
 
-    The three networks have one published size each; what may vary is how wide a tiny one for tests is.
+    Pixels. The three networks have one published size each, which mtcnn.py holds; these are what the cascade needs.
     """
 
     cell: int = 12  # side of P-Net's receptive field, pixels: one output cell looks at one such square

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.ui import draw
 
+from .config import MTCNNConfig
 from .view import Say
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 VIEWS = ("Pyramid level", "P-Net map", "After P-Net", "After R-Net", "After O-Net")
 KEPT, GONE, NEW = "#14b8a6", "#ef4444", "#22c55e"
-CELL = 12  # side of P-Net's field of view, pixels of a level
+CELL, STRIDE = MTCNNConfig.cell, MTCNNConfig.stride  # of P-Net's map, in pixels of a level
 
 
 def picture(trace: CascadeTrace, view: str, level: int) -> np.ndarray:
@@ -49,8 +50,8 @@ def _map(trace: CascadeTrace, index: int) -> np.ndarray:
     height, width = trace.image.shape[:2]
     traced = trace.levels[index]
     rows, columns = traced.probability.shape
-    stride = 2 / traced.level.scale
-    # Cell (r, c) sees pixels from stride * c to stride * c + 12 / scale: its middle is six level pixels in.
+    stride = STRIDE / traced.level.scale
+    # Cell (r, c) sees pixels from stride * c to stride * c + CELL / scale: its middle is half of CELL in.
     offset = CELL / 2 / traced.level.scale - stride / 2
     x = np.clip(((np.arange(width) - offset) / stride).astype(int), 0, columns - 1)
     y = np.clip(((np.arange(height) - offset) / stride).astype(int), 0, rows - 1)
