@@ -79,6 +79,18 @@ class KeyMap:
         self._steps.append(step)
         return self
 
+    def squeeze(self, pattern: str) -> KeyMap:
+        """A 1x1 convolution's weight (K, C, 1, 1) as a linear map's (K, C), for the (renamed) keys that match."""
+        compiled = re.compile(pattern)
+
+        def step(state: State) -> None:
+            for key in [key for key in state if compiled.search(key)]:
+                if state[key].ndim == 4 and tuple(state[key].shape[2:]) == (1, 1):
+                    state[key] = state[key][:, :, 0, 0]
+
+        self._steps.append(step)
+        return self
+
     def apply(self, published: Mapping[str, Any], expected: Mapping[str, Any]) -> State:
         """The state dict for a module whose own `state_dict()` (meta tensors will do) is `expected`.
 

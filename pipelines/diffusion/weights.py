@@ -8,7 +8,7 @@ the list.
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from pipelines.common.convert import KeyMap
 
 from .clip_text import CLIPTextEncoder
 from .config import CLIPTextConfig, DiffusionConfig, ScheduleConfig, UNetConfig, VAEConfig
@@ -35,7 +37,7 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 IGNORED: dict[str, tuple[tuple[str, str], ...]] = {
     "text_encoder": (
-        (r"^embeddings\.position_ids$", "a buffer of 0, 1, 2, ..., which is computed"),
+        (r"(^|\.)embeddings\.position_ids$", "a buffer of 0, 1, 2, ..., which is computed"),
         (r"^text_projection\.", "maps to the space shared with pictures, which the denoiser doesn't read"),
     ),
     "unet": (),
@@ -109,27 +111,16 @@ def load_vae(folder: Path, cfg: VAEConfig) -> AutoencoderKL:
     return _load(AutoencoderKL(cfg), folder, "vae")
 
 
-def convert(part: str, state: dict[str, Tensor], expected: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """A published state dict under our names. ValueError names every key missing, left over or misshapen."""
-    converted: dict[str, Tensor] = {}
-    for key, value in state.items():
-        for pattern, replacement in RENAMES[part]:
-            key = re.sub(pattern, replacement, key)
-        if any(re.search(pattern, key) for pattern, _ in IGNORED[part]):
-            continue
-        if key in expected and value.ndim == 4 and len(expected[key]) == 2 and value.shape[2:] == (1, 1):
-            value = value[:, :, 0, 0]  # a 1x1 convolution where later files have a linear map
-        converted[key] = value
-    faults = [f"missing {key}" for key in expected.keys() - converted.keys()]
-    faults += [f"left over {key}" for key in converted.keys() - expected.keys()]
-    faults += [
-        f"{key} is {tuple(converted[key].shape)}, not {tuple(shape)}"
-        for key, shape in expected.items()
-        if key in converted and converted[key].shape != shape
-    ]
-    if faults:
-        raise ValueError(f"{part} doesn't fit its config.json:\n" + "\n".join(sorted(faults)))
-    return converted
+def convert(part: str, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published state dict under our names; expected: the module's own. ConversionError lists every misfit."""
+    keys = KeyMap()
+    for pattern, replacement in RENAMES[part]:
+        keys.rename(pattern, replacement)
+    for pattern, reason in IGNORED[part]:
+        keys.ignore(pattern, reason)
+    if part == "vae":
+        keys.squeeze(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")  # 1x1 convolutions in the first files
+    return keys.apply(state, expected)
 
 
 def write_folder(
@@ -204,8 +195,7 @@ def _load(module: Any, folder: Path, part: str) -> Any:
     path = next((folder / part / name for name in FILES[part] if (folder / part / name).exists()), None)
     if path is None:
         raise FileNotFoundError(f"the model folder has no {part}/{FILES[part][0]}")
-    expected = {key: value.shape for key, value in module.state_dict().items()}
-    module.load_state_dict(convert(part, load_file(path), expected))
+    module.load_state_dict(convert(part, load_file(path), module.state_dict()))
     return module.eval()
 
 

@@ -91,7 +91,3 @@ def _state() -> tuple[dict[str, Tensor], str]:
         with torch.no_grad():
             network.train()(_pictures(4))
     return network.state_dict(), "random"
-
-
-if __name__ == "__main__":
-    print(bench.table(embedding_rows()))

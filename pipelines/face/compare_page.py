@@ -71,14 +71,17 @@ def compare(
     return chips + view.comparison(outcome, facts, flip_average, speak), data
 
 
-def compare_if_both(
-    first: str | None, second: str | None, backend: Backend, weights: str, flip_average: bool,
-    request: gr.Request, progress: gr.Progress = gr.Progress(),
-) -> tuple[Any, Any]:  # fmt: skip
-    """As `compare`, but says nothing while a picture is missing."""
+def compare_new(
+    last: tuple[Any, ...] | None, first: str | None, second: str | None, backend: Backend, weights: str,
+    flip_average: bool, request: gr.Request, progress: gr.Progress = gr.Progress(),
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """`compare` with no button pressed: when the page is opened and for another pair, once each."""
+    pair = (first, second, backend, weights, flip_average)
     if not first or not second:
-        return "", None
-    return compare(first, second, backend, weights, flip_average, request, progress)
+        return None, "", None
+    if pair == last:
+        return gr.skip(), gr.skip(), gr.skip()  # type: ignore[return-value]
+    return pair, *compare(*pair, request, progress)  # type: ignore[arg-type]
 
 
 def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
@@ -96,10 +99,12 @@ def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
     examples.pairs(first, second)
     inputs = [first, second, switches.implementation, switches.weights, flip]
     button.click(guarded(compare), inputs, [result, data], api_name="face_compare", **blocks.HEAVY)
-    # Opening the page shows the example; a new picture or switch shows its result. None yet is no error then.
+    # Opening the page shows the example, a new pair its result. Both pictures of a pair report a change, and so does
+    # opening the page: what was compared last tells which of them brings something new.
+    last = gr.State(None)
     triggers = [tab.select, first.change, second.change, flip.change]
     quiet: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last", **blocks.HEAVY}
-    gr.on(triggers, guarded(compare_if_both), inputs, [result, data], **quiet)
+    gr.on(triggers, guarded(compare_new), [last, *inputs], [last, result, data], **quiet)
     # A result of other weights must not stay; the page may not be the one that is open, so nothing is computed.
     stale = [switches.implementation.change, switches.weights.change]
-    gr.on(stale, lambda: ("", None), None, [result, data], api_visibility="private", **blocks.LIGHT)
+    gr.on(stale, lambda: (None, "", None), None, [last, result, data], api_visibility="private", **blocks.LIGHT)

@@ -26,6 +26,7 @@ from pipelines.common import catalogue
 from pipelines.common.images import open_picture
 
 from .align import chips as align
+from .cascade import overlap_union
 from .config import CascadeOptions
 from .contract import Detections
 from .embedders import LocalEmbedder
@@ -82,22 +83,14 @@ def photo_faces(examiner: Examiner, folder: Path) -> list[Found]:
     return found
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes xyxy."""
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
-    return shared / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared)
-
-
 def tracks(looks: Sequence[Sequence[Found]]) -> list[list[Found]]:
     """Faces of one clip, look by look, joined into people: the best overlap with a person seen at the look before."""
     done: list[list[Found]] = []
     alive: list[list[Found]] = []
     for look in looks:
-        pairs = sorted(
-            ((overlap(track[-1].box, face.box), t, f) for t, track in enumerate(alive) for f, face in enumerate(look)),
-            reverse=True,
-        )
+        boxes = np.stack([face.box for face in look]) if look else np.zeros((0, 4), np.float32)
+        shares = [overlap_union(track[-1].box, boxes) for track in alive]
+        pairs = sorted(((share, t, f) for t, row in enumerate(shares) for f, share in enumerate(row)), reverse=True)
         used_tracks: set[int] = set()
         used_faces: set[int] = set()
         for share, t, f in pairs:

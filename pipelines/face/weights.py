@@ -95,5 +95,6 @@ def load(config: str | EmbedderConfig, path: Path) -> InceptionResnetV1 | DlibRe
     try:
         assign(network, published, keymap(chosen))
     except ConversionError as error:
-        raise UserError(f"{path.name} does not hold the network that is asked for: {error}") from error
+        summary = str(error).partition("\n")[0].rstrip(":")  # the whole list is in the cause
+        raise UserError(f"{path.name} does not hold the network that is asked for: {summary}.") from error
     return network.eval().requires_grad_(False)

@@ -33,6 +33,13 @@ def test_rename_fuse_split_transpose_ignore():
     assert state["head.w"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
+def test_a_1x1_convolution_becomes_a_linear_map():
+    published = {"to_q.weight": torch.arange(6.0).reshape(2, 3, 1, 1), "conv.weight": torch.zeros(2, 3, 1, 1)}
+    expected = {"to_q.weight": torch.zeros(2, 3), "conv.weight": torch.zeros(2, 3, 1, 1)}
+    state = KeyMap().squeeze(r"^to_q").apply(published, expected)
+    assert state["to_q.weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 def test_the_report_lists_every_misfit():
     with pytest.raises(ConversionError) as caught:
         KeyMap().apply(zeros(a=(1,), b=(2,), extra=(3,)), zeros(a=(1,), b=(3,), absent=(4,)))

@@ -104,12 +104,6 @@ def look(evaluate, frame, *boxes):
     return [evaluate.Found(f"clip#{i}", frame, np.array(box, float), empty) for i, box in enumerate(boxes)]
 
 
-def test_overlap_by_hand(evaluate):
-    a, b = np.array([0, 0, 2, 2.0]), np.array([1, 0, 3, 2.0])
-    assert evaluate.overlap(a, b) == pytest.approx(1 / 3)
-    assert evaluate.overlap(a, a) == 1.0 and evaluate.overlap(a, a + 5) == 0.0
-
-
 def test_people_are_followed_by_overlap(evaluate):
     left, right = (0, 0, 10, 10), (40, 0, 50, 10)
     looks = [

@@ -56,6 +56,15 @@ def test_compare_tells_same_from_different():
     assert data["same"] is False
 
 
+def test_compare_runs_once_for_a_pair():
+    """Both pictures of a pair report a change, and so does opening the page."""
+    pair = (*examples.FIRST_PAIR, "local", "auto", False)
+    last, text, data = compare_page.compare_new(None, *pair, EN, no_progress)
+    assert last == pair and "The same person" in text and data["same"]
+    assert all(value == gr.skip() for value in compare_page.compare_new(last, *pair, EN, no_progress))
+    assert compare_page.compare_new(last, None, *pair[1:], EN, no_progress) == (None, "", None)
+
+
 def test_compare_names_the_picture_without_a_face(blank):
     with pytest.raises(UserError, match="second picture"):
         compare_page.compare(examples.path("obama.jpg"), blank, "local", "auto", False, EN, no_progress)
