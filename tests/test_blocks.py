@@ -44,3 +44,22 @@ def test_only_uploads_are_read(tmp_path):
     inside = blocks.offer(outside.read_bytes(), "upload.png")
     assert component.preprocess(SimpleNamespace(path=inside, url=None)) == inside
     assert component.preprocess(None) is None
+
+
+def test_what_is_checked_is_checked_after_an_update_too(tmp_path):
+    """gradio makes a widget anew for a visitor to whom it was updated, from its class and its arguments."""
+    outside = tmp_path / "secret.png"
+    Image.new("RGB", (4, 4)).save(outside)
+    with gr.Blocks():
+        made = blocks.picture_input("Picture"), blocks.only_uploads(gr.File()), blocks.any_value(gr.Slider(0, 1))
+        drawn = blocks.picture_output("Faces")
+    picture, file, slider = (type(each)(**each.constructor_args) for each in made)
+    for widget in (picture, file):
+        with pytest.raises(gr.Error, match="Upload the picture"):
+            widget.preprocess(SimpleNamespace(path=str(outside), url=None))
+    assert slider.preprocess(7) == 7
+    again = type(drawn)(**drawn.constructor_args)
+    value = np.zeros((8, 8, 3), np.uint8)
+    assert again.postprocess(value).path == drawn.postprocess(value).path
+    assert [each.get_block_name() for each in (*made, drawn)] == ["image", "file", "slider", "image"]
+    assert type(drawn).get_component_class_id() == gr.Image.get_component_class_id()

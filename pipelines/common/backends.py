@@ -5,15 +5,24 @@ Nothing about a visitor may be kept on what is stored here.
 
 from __future__ import annotations
 
+import importlib
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from .device import pick
+from .errors import UserError
 from .limits import limits
+
+if TYPE_CHECKING:
+    from .catalogue import Entry
+
+Backend = Literal["local", "reference"]
+BACKENDS: tuple[Backend, ...] = ("local", "reference")
 
 
 @dataclass
@@ -67,7 +76,35 @@ class Backends:
             return [key for key, slot in self._slots.items() if slot.loaded]
 
 
-_steps: dict[str, threading.Lock] = {}
+class FairLock:
+    """A lock that serves in the order of arrival: an ordinary one may hand itself to the same busy thread for long."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._taken = False
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._taken:
+                self._taken = True
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()  # who leaves hands the lock over: it is never free in between
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._taken = False
+
+    def locked(self) -> bool:
+        return self._taken
+
+
+_steps: dict[str, FairLock] = {}
 _steps_guard = threading.Lock()
 
 
@@ -75,7 +112,7 @@ _steps_guard = threading.Lock()
 def step(device: str) -> Iterator[None]:
     """One step of heavy work on a device at a time: two side by side would only share the same cores."""
     with _steps_guard:
-        lock = _steps.setdefault(device, threading.Lock())
+        lock = _steps.setdefault(device, FairLock())
     with lock:
         yield
 
@@ -84,3 +121,24 @@ def step(device: str) -> Iterator[None]:
 def shared() -> Backends:
     """The one cache of this process."""
     return Backends(limits().memory_mb * 1_000_000)
+
+
+def check(backend: Any) -> None:
+    """UserError unless this is the name of an implementation."""
+    if backend not in BACKENDS:
+        raise UserError(f"There is no implementation called “{str(backend)[:60]}”; choose local or reference.")
+
+
+def implementation(package: str, entry: Entry, backend: Backend) -> Any:
+    """The shared object over one checkpoint, loaded on first use by `load(entry, device)` of the pipeline's module of
+    that name, local.py or reference.py. package: of the pipeline, such as pipelines.face.
+
+    UserError: there is no such implementation, or what `load` says.
+    """
+    check(backend)
+    module = importlib.import_module(f".{backend}", package)
+    device = pick().device
+    # Half the digits on disk are often twice the memory: such an entry says so itself.
+    told = int(entry.facts.get("memory_megabytes", 0)) * 1_000_000
+    size = told or entry.size or int(entry.facts.get("megabytes", 100)) * 1_000_000
+    return shared().get((package, backend, entry.id, device), lambda: module.load(entry, device), size)

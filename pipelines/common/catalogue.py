@@ -25,7 +25,8 @@ class File:
 
     name: what the loader calls it. path: below weights/ (bundled), below the package's folder (package), in the
     repository on the hub (hub), or the file name to keep it under (url). url: where to fetch it (url only).
-    sha256: hex digest where it is known, else "". size: bytes, 0 if unknown.
+    sha256: hex digest where it is known, else "". size: bytes, 0 if unknown. fuller: paths of the same in more digits,
+    which are never fetched, but taken before `path` where they are on this machine already.
     """
 
     name: str
@@ -33,6 +34,7 @@ class File:
     url: str = ""
     sha256: str = ""
     size: int = 0
+    fuller: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def parse(document: Mapping[str, Any]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for raw in document.get("entry", []):
         fields = dict(raw)
-        fields["files"] = tuple(File(**file) for file in fields.get("files", []))
+        fields["files"] = tuple(File(**{**f, "fuller": tuple(f.get("fuller", ()))}) for f in fields.get("files", []))
         try:
             entry = Entry(**fields)
         except TypeError as error:
@@ -82,6 +84,8 @@ def parse(document: Mapping[str, Any]) -> dict[str, Entry]:
             raise ValueError(f"manifest entry {entry.id!r}: source {entry.source!r} is none of {SOURCES}")
         if entry.id in entries:
             raise ValueError(f"manifest entry {entry.id!r} stands twice")
+        if any(file.fuller and file.sha256 for file in entry.files):
+            raise ValueError(f"manifest entry {entry.id!r}: a hash is of one file, and this one may be another")
         if not entry.files:
             raise ValueError(f"manifest entry {entry.id!r} has no files")
         entries[entry.id] = entry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -55,18 +56,23 @@ def _torch_hub_dir() -> Path:
 
 
 def _locate_file(entry: Entry, file: File) -> Path | None:
+    tried = (_locate_path(entry, path) for path in (*file.fuller, file.path))
+    return next((path for path in tried if path is not None), None)
+
+
+def _locate_path(entry: Entry, name: str) -> Path | None:
     if entry.source == "bundled":
-        candidates = [WEIGHTS / file.path]
+        candidates = [WEIGHTS / name]
     elif entry.source == "package":
         folder = _package_dir(entry.origin)
-        candidates = [] if folder is None else [folder / file.path]
+        candidates = [] if folder is None else [folder / name]
     elif entry.source == "url":
         # facenet-pytorch keeps its own downloads in torch's folder under the same names.
-        candidates = [cache_dir() / entry.id / file.path, _torch_hub_dir() / file.path]
+        candidates = [cache_dir() / entry.id / name, _torch_hub_dir() / name]
     else:
         from huggingface_hub import try_to_load_from_cache
 
-        hit = try_to_load_from_cache(entry.origin, file.path, revision=entry.revision)
+        hit = try_to_load_from_cache(entry.origin, name, revision=entry.revision)
         candidates = [Path(hit)] if isinstance(hit, str) else []
     return next((path for path in candidates if path.is_file()), None)
 
@@ -236,6 +242,23 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     return future.result(timeout=seconds)
 
 
+def read_json(path: Path, name: str = "", place: str = "weights' folder") -> dict[str, Any]:
+    """The JSON object in a file that comes with weights. name, place: how the sentences call the file and its folder.
+
+    UserError: the file is missing or is none.
+    """
+    name = name or path.name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The {place} has no {name}: fetch these weights again.") from error
+    except ValueError as error:
+        raise UserError(f"{name} of the {place} is damaged: delete it and fetch these weights again.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{name} of the {place} is damaged: delete it and fetch these weights again.")
+    return content
+
+
 def read(path: Path, suffix: str = "") -> dict[str, Any]:
     """Tensors of a .safetensors file or of a torch file, on the CPU. `suffix` overrules the path's own.
 
@@ -260,3 +283,16 @@ def read(path: Path, suffix: str = "") -> dict[str, Any]:
             f"{path.name} holds Python objects besides tensors, which could run code when read, so it is refused: "
             "convert it to safetensors where it was made."
         ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """`read` for a file of weights as authors publish them, be they under "model" or by themselves: float32 tensors by
+    name. UserError: as `read`, or it holds something else."""
+    from torch import Tensor
+
+    content: Any = read(path)
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path.name} is no file of weights: it does not hold tensors by name.")
+    return {name: value.float() if value.is_floating_point() else value for name, value in content.items()}

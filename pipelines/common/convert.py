@@ -68,6 +68,27 @@ class KeyMap:
         self._steps.append(step)
         return self
 
+    def stack(self, sources: tuple[str, ...], target: str) -> KeyMap:
+        """Numbered keys in one tensor with a new first dimension: `#` stands for 0, 1, ..., `*` as in `fuse`.
+
+        More than one source: each number's are joined along their first dimension. One number at a time is copied into
+        place, so that tensors which are mapped from a file need no second copy in memory.
+        """
+
+        def step(state: State) -> None:
+            for middle in _matches(state, sources[0].replace("#", "0")):
+                first = [source.replace("*", middle) for source in sources]
+                rows = _numbered(state, first)
+                parts = [[state[name] for name in row] for row in rows]
+                if len({tuple(tuple(part.shape) for part in row) for row in parts}) == 1:
+                    state[target.replace("*", middle)] = _stacked(parts)
+                    for row in rows:
+                        for name in row:
+                            del state[name]
+
+        self._steps.append(step)
+        return self
+
     def transpose(self, pattern: str, *dims: int) -> KeyMap:
         """Permute the dimensions of the (renamed) keys that match."""
         compiled = re.compile(pattern)
@@ -125,3 +146,24 @@ def _matches(state: State, pattern: str) -> list[str]:
     before, _, after = pattern.partition("*")
     compiled = re.compile(re.escape(before) + ("(.*)" if "*" in pattern else "()") + re.escape(after))
     return [match[1] for key in list(state) if (match := compiled.fullmatch(key))]
+
+
+def _numbered(state: State, patterns: list[str]) -> list[list[str]]:
+    """The names of number 0, 1, ... as long as all patterns have that number."""
+    rows: list[list[str]] = []
+    while all(pattern.replace("#", str(len(rows))) in state for pattern in patterns):
+        rows.append([pattern.replace("#", str(len(rows))) for pattern in patterns])
+    return rows
+
+
+def _stacked(rows: list[list[torch.Tensor]]) -> torch.Tensor:
+    """Each row joined along the first dimension, the rows along a new one before it."""
+    import torch
+
+    first = rows[0][0]
+    height = sum(part.shape[0] for part in rows[0])
+    out = torch.empty((len(rows), height, *first.shape[1:]), dtype=first.dtype, device=first.device)
+    for place, row in zip(out, rows, strict=True):
+        for slot, part in zip(place.split([part.shape[0] for part in row]), row, strict=True):
+            slot.copy_(part)
+    return out

@@ -6,6 +6,7 @@ import html
 import os
 import secrets
 import sys
+from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,35 +30,44 @@ HEAVY: dict[str, Any] = {"concurrency_id": "heavy", "concurrency_limit": 1}  # m
 LIGHT: dict[str, Any] = {"concurrency_id": "light", "concurrency_limit": 8}  # look-ups and drawing
 
 
+def override(component: Any, **methods: Callable[..., Any]) -> Any:
+    """Give a widget methods of ours, each called with the widget first. Returns the widget.
+
+    On a class of its own: after an update, gradio makes the widget anew for that visitor, from its class, and methods
+    of the instance would be gone, with what they check. Not by a class statement: gradio's metaclass would write a .pyi
+    file beside this one.
+    """
+    base = type(component)
+    inside = {**methods, "__module__": base.__module__}  # name and module are those by which the browser knows it
+    component.__class__ = ABCMeta.__new__(type(base), base.__name__, (base,), inside)
+    return component
+
+
 def picture_input(text: str, **options: Any) -> gr.Image:
     """A picture from a file, the clipboard or the webcam. Handlers get a path or None: give it to `read_picture`."""
     sources: Any = ["upload", "webcam", "clipboard"]
-    component = gr.Image(label=label(text), type="filepath", image_mode=None, sources=sources, **options)
-    decode = component.preprocess
 
-    def path_only(payload: Any) -> Any:
+    def path_only(self: gr.Image, payload: Any) -> Any:
         # gradio would open the file here, where an odd one raises before our door for pixels can say what is wrong.
         if payload is None or (payload.url and payload.url.startswith("data:")):
-            return decode(payload)
+            return gr.Image.preprocess(self, payload)
         return within_uploads(payload.path)
 
-    component.preprocess = path_only  # type: ignore[method-assign]
-    return component
+    component = gr.Image(label=label(text), type="filepath", image_mode=None, sources=sources, **options)
+    return override(component, preprocess=path_only)
 
 
 def picture_output(text: str, **options: Any) -> gr.Image:
     """A picture for the visitor to look at and to save."""
-    component = gr.Image(label=label(text), interactive=False, buttons=["download", "fullscreen"], **options)
-    finish = component.postprocess
 
-    def whole(value: Any) -> Any:
+    def whole(self: gr.Image, value: Any) -> Any:
         # gradio writes equal pictures to one file, again each time: a visitor who is loading it would get half of it.
         if isinstance(value, np.ndarray):
             value = offer(encode_pil_to_bytes(Image.fromarray(value), "webp"), "image.webp")
-        return finish(value)
+        return gr.Image.postprocess(self, value)
 
-    component.postprocess = whole  # type: ignore[method-assign]
-    return component
+    component = gr.Image(label=label(text), interactive=False, buttons=["download", "fullscreen"], **options)
+    return override(component, postprocess=whole)
 
 
 def within_uploads(path: str | None) -> str:
@@ -70,15 +80,20 @@ def within_uploads(path: str | None) -> str:
 
 def only_uploads(component: Any) -> Any:
     """Make a file widget refuse any file that was not uploaded; see `within_uploads`. Returns the widget."""
-    take = component.preprocess
+    take = type(component).preprocess
 
-    def checked(payload: Any) -> Any:
+    def checked(self: Any, payload: Any) -> Any:
         for file in getattr(payload, "root", None) or ([payload] if payload is not None else []):
             within_uploads(file.path)
-        return take(payload)
+        return take(self, payload)
 
-    component.preprocess = checked
-    return component
+    return override(component, preprocess=checked)
+
+
+def any_value(component: Any) -> Any:
+    """Let through what the widget does not list, where its range and choices depend on what else is chosen; the
+    handler says what is out of range. Returns the widget."""
+    return override(component, preprocess=lambda self, value: value)
 
 
 def read_picture(path: str | None, missing: str = "Choose a picture first.") -> np.ndarray:
@@ -189,6 +204,13 @@ def _fetcher(pipeline: str, role: str) -> Callable[..., Iterator[Any]]:
         yield gr.update(choices=weights_choices(pipeline, role), value=weights)
 
     return fetch
+
+
+def example_row(files: list[str], target: gr.components.Component) -> None:
+    """A row of files, one of which goes into `target` when it is clicked."""
+    gr.Examples(
+        [[one] for one in files], [target], label=label("Examples"), cache_examples=False, api_visibility="private"
+    )
 
 
 def model_card(pipeline: str, role: str, implementation: str, weights: str, say: Callable[..., str]) -> str:

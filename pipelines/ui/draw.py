@@ -39,6 +39,7 @@ def boxes(
     unit = max(height, breadth) / 640
     line = width or max(1, round(2.2 * unit))
     font = ImageFont.load_default(size=max(11, round(15 * unit)))
+    tags = []
     for i, box in enumerate(np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)):
         ink = colours[i] if colours else colour(i)
         # Coordinates far outside would overflow the rasteriser.
@@ -49,7 +50,9 @@ def boxes(
         if points is not None:
             _dots(draw, points[i], ink, max(1.5, 1.8 * unit))
         if i < len(labels) and labels[i]:
-            _tag(draw, (x1, y1), labels[i], ink, font, (breadth, height))
+            tags.append(((x1, y1), labels[i], ink))
+    for corner, text, ink in tags:  # after all lines, which would run through them
+        _tag(draw, corner, text, ink, font, (breadth, height))
     return np.asarray(canvas)
 
 
@@ -100,6 +103,14 @@ def data_uri(image: np.ndarray, side: int | None = None) -> str:
     stream = io.BytesIO()
     picture.save(stream, "WEBP", quality=88)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def crop(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The part of the picture under a box, at least one pixel."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
+    left, top = int(np.clip(x1, 0, width - 1)), int(np.clip(y1, 0, height - 1))
+    return image[top : max(top + 1, int(np.clip(y2, 0, height))), left : max(left + 1, int(np.clip(x2, 0, width)))]
 
 
 def chip(image: np.ndarray, caption: str = "", side: int = 112) -> str:

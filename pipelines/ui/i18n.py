@@ -27,6 +27,16 @@ def label(text: str) -> gr.i18n.I18nData:
     return catalogue()(text)
 
 
+@cache
+def _english() -> dict[str, str]:
+    return {translated: text for text, translated in chinese().items()}
+
+
+def untranslated(text: str) -> str:
+    """The English key of a text: gradio's page translates the values of a choice too, where they are keys."""
+    return _english().get(text, text)
+
+
 def say(request: gr.Request | None, text: str, **values: object) -> str:
     """A sentence made on the server, in the language that the visitor's browser asks for.
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipelines.common.backends import Backends, step
+from pipelines.common.backends import Backends, FairLock, step
 
 
 def test_two_callers_share_one_load():
@@ -63,3 +63,46 @@ def test_steps_on_one_device_do_not_overlap():
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert most == 1
+
+
+def test_steps_are_served_in_the_order_of_arrival():
+    turns, order, threads = FairLock(), [], []
+
+    def visit(number):
+        with turns:
+            order.append(number)
+
+    with turns:
+        for number in range(5):
+            threads.append(threading.Thread(target=visit, args=(number,)))
+            threads[-1].start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(5)
+    assert order == [0, 1, 2, 3, 4]
+    with turns:  # free again, also after an exception
+        pass
+    with pytest.raises(KeyError), turns:
+        raise KeyError
+    assert not turns.locked()
+
+
+def test_a_busy_visitor_does_not_keep_the_device():
+    turns, done, stop = FairLock(), [], threading.Event()
+
+    def busy(number):
+        while not stop.is_set():
+            with turns:
+                done.append(number)
+                time.sleep(0.001)
+
+    threads = [threading.Thread(target=busy, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    while len(done) < 60:
+        time.sleep(0.001)
+    stop.set()
+    for thread in threads:
+        thread.join(5)
+    assert min(done.count(0), done.count(1)) >= 10

@@ -200,3 +200,18 @@ def test_read_takes_tensors_and_refuses_objects(tmp_path):
     torch.save({"a": functools.partial(print, "hello")}, tmp_path / "bad.pt")
     with pytest.raises(UserError, match="refused"):
         checkpoint.read(tmp_path / "bad.pt")
+
+
+def test_a_json_file_is_an_object_or_a_sentence(tmp_path):
+    file = tmp_path / "config.json"
+    with pytest.raises(UserError, match=r"^The weights' folder has no config\.json: fetch"):
+        checkpoint.read_json(file)
+    for bad in ("{", "[1]", "\ufffe"):
+        file.write_text(bad, encoding="utf-8")
+        with pytest.raises(UserError, match=r"^unet/config\.json of the model folder is damaged"):
+            checkpoint.read_json(file, "unet/config.json", "model folder")
+    file.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.read_json(file)
+    file.write_text('{"a": 1}')
+    assert checkpoint.read_json(file) == {"a": 1}

@@ -15,16 +15,32 @@ def test_limits_can_be_set_by_the_environment():
             from_environment({"GLASSHOUSE_FACES": bad})
 
 
-def test_the_device_comes_with_a_reason(monkeypatch):
-    monkeypatch.setattr(device, "processor_flags", lambda: {"avx512_bf16"})
+@pytest.mark.parametrize(
+    ("flags", "gain", "plain", "integers", "says"),
+    [
+        ({"avx512_bf16"}, 1.9, "bfloat16", "bfloat16", "with native bfloat16"),
+        ({"avx512_bf16"}, 0.5, "float32", "float32", "no faster than float32"),
+        ({"avx512_bf16", "avx512_vnni"}, 0.5, "float32", "int8", "8-bit"),
+        ({"avx_vnni"}, 0.5, "float32", "int8", "8-bit"),
+        ({"avx512_bf16", "avx512_vnni", "amx_bf16"}, 0.5, "bfloat16", "bfloat16", "with native bfloat16"),
+        (set(), 9.0, "float32", "float32", "without native bfloat16"),
+    ],
+)
+def test_the_device_comes_with_a_reason(monkeypatch, flags, gain, plain, integers, says):
+    monkeypatch.setattr(device, "processor_flags", lambda: flags)
+    monkeypatch.setattr(device, "bfloat16_gain", lambda: gain)
     monkeypatch.setenv("GLASSHOUSE_DEVICE", "cpu")
     device.pick.cache_clear()
     assert device.pick() == device.Device("cpu", "float32", device.pick().reason)
-    assert device.pick(reduced=True).dtype == "bfloat16" and "bfloat16" in device.pick(reduced=True).reason
-    monkeypatch.setattr(device, "processor_flags", set)
+    assert device.pick(integers=True).dtype == "float32" and "8-bit" not in device.pick(integers=True).reason
+    assert device.pick(reduced=True).dtype == plain
+    chosen = device.pick(reduced=True, integers=True)
+    assert chosen.dtype == integers and says in chosen.reason
     device.pick.cache_clear()
-    assert device.pick(reduced=True).dtype == "float32" and "without native" in device.pick(reduced=True).reason
-    device.pick.cache_clear()
+
+
+def test_the_gain_of_bfloat16_is_a_ratio():
+    assert 0.05 < device.bfloat16_gain() < 50
 
 
 def test_a_seed_means_the_same_numbers():

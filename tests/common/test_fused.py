@@ -1,0 +1,81 @@
+"""The fused convolution by hand, and against torch's own in every shape that the networks use."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipelines.common import fused
+
+
+def convolution(onednn=None, **options):
+    """1x1 convolution 2 x - 3."""
+    return fused.FusedConv(torch.full((1, 1, 1, 1), 2.0), torch.tensor([-3.0]), onednn=onednn, **options)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("onednn", [None, False])
+def test_by_hand(onednn):
+    # 2 x - 3, plus what stands there, through ReLU.
+    step = convolution(onednn)
+    x = torch.tensor([[[[1.0, 2.0, 4.0]]]])
+    assert step(x).flatten().tolist() == [0.0, 1.0, 5.0]
+    assert step(x, relu=False).flatten().tolist() == [-1.0, 1.0, 5.0]
+    other = torch.tensor([[[[0.5, -4.0, 1.0]]]])
+    total = step.add(x, other)
+    assert total.flatten().tolist() == [0.0, 0.0, 6.0]
+    assert total.data_ptr() == other.data_ptr()
+    other = torch.tensor([[[[0.5, -4.0, 1.0]]]])
+    assert step.add(x, other, relu=False).flatten().tolist() == [-0.5, -3.0, 6.0]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("onednn", [None, False])
+def test_a_ceiling_by_hand(onednn):
+    step = convolution(onednn, ceiling=6.0)
+    x = torch.tensor([[[[1.0, 2.0, 4.0, 5.0]]]])
+    assert step(x).flatten().tolist() == [0.0, 1.0, 5.0, 6.0]
+    assert step(x, relu=False).flatten().tolist() == [-1.0, 1.0, 5.0, 7.0]
+    with pytest.raises(ValueError, match="ceiling"):
+        step.add(x, torch.zeros_like(x))
+
+
+# Without oneDNN's fused operations a 16-bit convolution is torch's own: nothing of ours to hold to anything.
+FORMS = [(None, torch.float32), (False, torch.float32)]
+if fused.onednn_fusion(torch.bfloat16):
+    FORMS.append((None, torch.bfloat16))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("onednn", "dtype"), FORMS)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups"),
+    [(3, (1, 1), (1, 1), (1, 1), 1), (3, (2, 1), (1, 2), (1, 1), 1), (3, (1, 1), (2, 2), (2, 2), 1),
+     (3, (2, 2), (1, 1), (1, 1), 32), (1, (2, 2), (0, 0), (1, 1), 1), (7, (2, 2), (3, 3), (1, 1), 1)],
+)  # fmt: skip
+def test_equals_torchs_convolution_at_every_size(onednn, kernel, stride, padding, dilation, groups, dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 32 // groups, kernel, kernel, generator=generator) / kernel
+    bias = torch.randn(64, generator=generator)
+    step = fused.FusedConv(weight.to(dtype), bias.to(dtype), stride, padding, onednn, dilation, groups)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.3
+    for size in ((9, 14), (30, 40), (9, 14)):  # the weight is packed for one size, then for another, then again
+        x = torch.randn(2, 32, *size, generator=generator)
+        wanted = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        found = step(x.to(dtype).contiguous(memory_format=torch.channels_last), relu=False)
+        assert found.dtype == dtype and (found.float() - wanted).abs().max() <= tolerance
+        other = torch.randn(wanted.shape, generator=generator)
+        given = other.to(dtype).contiguous(memory_format=torch.channels_last)
+        total = step.add(x.to(dtype).contiguous(memory_format=torch.channels_last), given)
+        assert (total.float() - (wanted + other).relu()).abs().max() <= tolerance
+        assert wanted.std() > 1, "the differences are to be read against this"
+
+
+def test_without_onednn_the_plain_path_is_taken(monkeypatch):
+    monkeypatch.setattr(fused, "onednn_fusion", lambda dtype: False)
+    assert not convolution().onednn
+    assert not fused.FusedConv(torch.ones(1, 1, 1, 1).double(), torch.zeros(1).double()).onednn
+
+
+def test_padding_by_name_is_refused():
+    with pytest.raises(ValueError, match="two numbers"):
+        convolution(padding="same")
