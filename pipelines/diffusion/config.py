@@ -7,7 +7,7 @@ Every field is named as in the published `config.json` of the diffusers folder l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 DOWN = "DownBlock2D"
 CROSS_DOWN = "CrossAttnDownBlock2D"
@@ -82,13 +82,31 @@ class VAEConfig:
 
 
 @dataclass(frozen=True)
+class TAESDConfig:
+    """The tiny autoencoder for previews (Bohan 2023, TAESD). The defaults are the published ones; it reads and writes
+    the scaled latents of Stable Diffusion 1.x and 2.x."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
+    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
-    """The noise schedule: "scaled_linear" is linear in the square root of beta (Rombach et al. 2022, their code)."""
+    """The noise schedule: "scaled_linear" is linear in the square root of beta (Rombach et al. 2022, their code), and
+    what Stable Diffusion 1.x publishes about how samplers walk it."""
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
     prediction_type: str = "epsilon"  # or "v_prediction" (Salimans & Ho 2022, section 4)
+    timestep_spacing: str | None = None  # "leading", "linspace" or "trailing"; None: each sampler's own
+    steps_offset: int = 1  # added to the training steps in "leading"
+    set_alpha_to_one: bool = False  # DDIM and PNDM end at a clean picture, not at the first training step's noise
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,7 @@ TINY = DiffusionConfig(
         norm_num_groups=8,
     ),
     vae=VAEConfig(sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8),
+    schedule=ScheduleConfig(timestep_spacing="leading"),
 )
 
 # The bundled model. Attention only at 8x8 and 4x4: at 16x16 it would make training a quarter slower. beta_end is larger
@@ -153,7 +172,43 @@ EMOJI = DiffusionConfig(
         mid_block_add_attention=False,
         scaling_factor=1.0,  # the training folds the scale of the latents into quant_conv
     ),
-    schedule=ScheduleConfig(beta_end=0.02, prediction_type="v_prediction"),
+    schedule=ScheduleConfig(beta_end=0.02, prediction_type="v_prediction", timestep_spacing="leading"),
 )
 
-PRESETS: dict[str, DiffusionConfig] = {"tiny": TINY, "emoji": EMOJI, "sd1": DiffusionConfig()}
+# The published families, as their config.json files say.
+SD1 = DiffusionConfig()
+SD2_BASE = DiffusionConfig(
+    text=CLIPTextConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu"
+    ),
+    unet=UNetConfig(attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True),
+)
+SD2 = replace(
+    SD2_BASE,
+    unet=replace(SD2_BASE.unet, sample_size=96),
+    vae=VAEConfig(sample_size=768),
+    schedule=ScheduleConfig(prediction_type="v_prediction"),
+)
+# Kim et al. 2023, section 3: one layer less at each level, then no middle, then no lowest level.
+BK_SDM_SMALL = replace(SD1, unet=replace(SD1.unet, layers_per_block=1, mid_block_type=None))
+BK_SDM_TINY = replace(
+    SD1,
+    unet=replace(
+        BK_SDM_SMALL.unet,
+        down_block_types=(CROSS_DOWN, CROSS_DOWN, CROSS_DOWN),
+        up_block_types=(CROSS_UP, CROSS_UP, CROSS_UP),
+        block_out_channels=(320, 640, 1280),
+    ),
+)
+LCM = replace(SD1, unet=replace(SD1.unet, time_cond_proj_dim=256))
+
+PRESETS: dict[str, DiffusionConfig] = {
+    "tiny": TINY,
+    "emoji": EMOJI,
+    "sd1": SD1,
+    "sd2-base": SD2_BASE,
+    "sd2": SD2,
+    "bk-sdm-small": BK_SDM_SMALL,
+    "bk-sdm-tiny": BK_SDM_TINY,
+    "lcm": LCM,
+}

@@ -11,10 +11,14 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+LONGEST_KEPT = 100  # letters of a word whose pieces are remembered
+MARKS = 30  # as in Unicode's stream-safe format (UAX 15, section 13); written languages use a few
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
 
@@ -28,7 +32,7 @@ class Token:
 
 
 class CLIPTokenizer:
-    """Encodes; one instance may be shared, since the only state it gathers is a cache of finished words."""
+    """Encodes; one instance may be shared, since the only state it gathers are finished words and tokens."""
 
     def __init__(
         self, vocab: dict[str, int], merges: list[tuple[str, str]], max_length: int = 77, pad: str = END
@@ -38,15 +42,21 @@ class CLIPTokenizer:
         self.pad_id = vocab[pad]
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._words: dict[str, tuple[str, ...]] = {}
+        self._tokens: dict[str, Token] = {}  # by piece, so no more than the vocabulary
 
     @classmethod
     def read(cls, folder: Path) -> CLIPTokenizer:
-        """From a folder with vocab.json and merges.txt, and, if there, tokenizer_config.json."""
+        """From a folder with vocab.json and merges.txt, and, if there, the two files of settings.
+
+        In the oldest folders special_tokens_map.json overrules tokenizer_config.json: Stable Diffusion 2 pads with "!"
+        by the one and with the end mark by the other, and was trained on the first.
+        """
         vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
         merges = [(a, b) for a, b in (line.split() for line in lines if line and not line.startswith("#version"))]
-        settings_path = folder / "tokenizer_config.json"
-        settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.exists() else {}
+        settings, marks = (_settings(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
+        if "added_tokens_decoder" not in settings:
+            settings |= marks
         pad = settings.get("pad_token", END)
         return cls(
             vocab, merges, int(settings.get("model_max_length", 77)), pad if isinstance(pad, str) else pad["content"]
@@ -54,11 +64,7 @@ class CLIPTokenizer:
 
     def tokens(self, text: str) -> list[Token]:
         """All tokens of a text, of any number, without the start and end marks."""
-        return [
-            Token(self.vocab[piece], self._readable(piece), piece.endswith(WORD_END))
-            for word in split_words(text)
-            for piece in self._merge(word)
-        ]
+        return [self._token(piece) for word in split_words(text) for piece in self._merge(word)]
 
     def encode(self, text: str) -> list[int]:
         """Exactly `max_length` ids: start, the text as far as it fits, end, padding."""
@@ -67,8 +73,17 @@ class CLIPTokenizer:
         return ids + [self.pad_id] * (self.max_length - len(ids))
 
     @cached_property
+    def _alphabet(self) -> dict[int, str]:
+        return byte_alphabet()
+
+    @cached_property
     def _bytes(self) -> dict[str, int]:
-        return {char: byte for byte, char in byte_alphabet().items()}
+        return {char: byte for byte, char in self._alphabet.items()}
+
+    def _token(self, piece: str) -> Token:
+        if piece not in self._tokens:
+            self._tokens[piece] = Token(self.vocab[piece], self._readable(piece), piece.endswith(WORD_END))
+        return self._tokens[piece]
 
     def _readable(self, piece: str) -> str:
         return bytes(self._bytes[char] for char in piece.removesuffix(WORD_END)).decode("utf-8", errors="replace")
@@ -76,17 +91,43 @@ class CLIPTokenizer:
     def _merge(self, word: str) -> tuple[str, ...]:
         if word in self._words:
             return self._words[word]
-        alphabet = byte_alphabet()
-        pieces = [alphabet[byte] for byte in word.encode("utf-8")]
-        pieces[-1] += WORD_END
-        while len(pieces) > 1:
-            rank, at = min((self._ranks.get(pair, len(self._ranks)), i) for i, pair in enumerate(pairwise(pieces)))
-            if rank == len(self._ranks):
-                break
-            pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
-        if len(self._words) < 10_000:
-            self._words[word] = tuple(pieces)
-        return tuple(pieces)
+        spelled = [self._alphabet[byte] for byte in word.encode("utf-8")]
+        spelled[-1] += WORD_END
+        merged = merge(spelled, self._ranks)
+        if len(self._words) < 10_000 and len(word) <= LONGEST_KEPT:
+            self._words[word] = merged
+        return merged
+
+
+def merge(spelled: list[str], ranks: dict[tuple[str, str], int]) -> tuple[str, ...]:
+    """Joins neighbours, those of the lowest rank first and of these the leftmost, until no pair of them has a rank.
+
+    A queue of the pairs by rank, in which those that are gone are passed over when their turn comes: a text without
+    blanks is one word, and looking through all of its pairs for each join would take hours.
+    """
+    pieces: list[str | None] = [*spelled]
+    before, after = [*range(-1, len(spelled) - 1)], [*range(1, len(spelled) + 1)]
+    waiting = [(ranks[pair], at, pair) for at, pair in enumerate(pairwise(spelled)) if pair in ranks]
+    heapify(waiting)
+    while waiting:
+        _, at, pair = heappop(waiting)
+        end = after[at]
+        if pieces[at] != pair[0] or end == len(pieces) or pieces[end] != pair[1]:
+            continue
+        pieces[at], pieces[end] = pair[0] + pair[1], None
+        after[at] = after[end]
+        if after[at] < len(pieces):
+            before[after[at]] = at
+        for left, right in ((before[at], at), (at, after[at])):
+            if left >= 0 and right < len(pieces):
+                joined = (str(pieces[left]), str(pieces[right]))
+                if joined in ranks:
+                    heappush(waiting, (ranks[joined], left, joined))
+    return tuple(piece for piece in pieces if piece is not None)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def byte_alphabet() -> dict[int, str]:
@@ -100,7 +141,7 @@ def byte_alphabet() -> dict[int, str]:
 
 def split_words(text: str) -> Iterator[str]:
     """Words of letters, single digits, runs of other signs, the English contractions; lower-cased, without spaces."""
-    text = unicodedata.normalize("NFC", text).lower()
+    text = composed(text).lower()
     at = 0
     while at < len(text):
         contraction = next((c for c in CONTRACTIONS if text.startswith(c, at)), None)
@@ -114,6 +155,20 @@ def split_words(text: str) -> Iterator[str]:
         if kind != " ":
             yield text[at:end]
         at = end
+
+
+def composed(text: str) -> str:
+    """In Unicode's composed form (NFC). More than `MARKS` combining marks in a row are composed in parts: they are put
+    in order in a time that grows with the square of their number, some 20 seconds for the longest prompt of them."""
+    if text.isascii():
+        return text
+    starts, run = [0], 0
+    for at, char in enumerate(text):
+        run = run + 1 if unicodedata.combining(char) else 0
+        if run > MARKS:
+            starts.append(at)
+            run = 1
+    return "".join(unicodedata.normalize("NFC", text[a:b]) for a, b in pairwise([*starts, len(text)]))
 
 
 def _kind(char: str) -> str:

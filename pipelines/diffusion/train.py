@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .trainer import TrainOptions
+    from pipelines.common.training import TrainOptions
 
 STAGES = ("data", "autoencoder", "latents", "denoiser", "decoder", "export")
 

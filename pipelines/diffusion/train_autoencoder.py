@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipelines.common.training import Trainer, TrainOptions, pick_machine
+
 from . import data, weights
 from .config import EMOJI
-from .trainer import Trainer, TrainOptions, pick_machine
 from .vae import AutoencoderKL
 
 KL_WEIGHT = 1e-6  # a picture's divergence is a sum over 1,024 numbers

@@ -11,6 +11,7 @@ D text width, A heads, K = C / A, E width of the time embedding.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,27 @@ def timestep_embedding(steps: Tensor, width: int, flip_sin_to_cos: bool = True, 
     angles = steps.float()[:, None] * exponents.exp()[None]  # (B, width / 2)
     waves = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
     return torch.cat(waves, dim=-1)
+
+
+def guidance_embedding(scales: Tensor, width: int) -> Tensor:
+    """Guidance scales for a network that was taught to follow them (Luo et al. 2023, section 4.2): a thousand times
+    the scale less one, as sines, then cosines, at frequencies from 1 down to 1/10000. (B,) -> (B, width) float32."""
+    half = width // 2
+    step = torch.tensor(10000.0).log() / (half - 1)  # in float32, as they were taught: the angles go into the thousands
+    frequencies = (-step * torch.arange(half)).exp().to(scales.device)
+    angles = 1000.0 * (scales.float()[:, None] - 1.0) * frequencies  # (B, width / 2)
+    return F.pad(torch.cat((angles.sin(), angles.cos()), dim=-1), (0, width % 2))
+
+
+@dataclass
+class Record:
+    """Where the cross-attentions looked: a map a transformer block, in the order in which they run.
+
+    Each is (B, H, W, T) float32 at that block's own height and width: the share of a cell's attention that each token
+    gets, averaged over the heads. The shares of a cell sum to 1.
+    """
+
+    cross_attention: list[Tensor] = field(default_factory=list)
 
 
 class TimestepEmbedding(nn.Module):
@@ -56,11 +78,14 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_width, width, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x: (B, N, C); context: (B, N, C) or (B, T, D) -> (B, N, C)."""
+    def forward(self, x: Tensor, context: Tensor, shares: list[Tensor] | None = None) -> Tensor:
+        """x: (B, N, C); context: (B, N, C) or (B, T, D) -> (B, N, C). shares: gets what `Record` keeps, (B, N, T)."""
         q = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, A, N, K)
         k = self.to_k(context).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, A, T, K)
         v = self.to_v(context).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        if shares is not None:  # beside the fused product, which does not give them out
+            scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(2, 3)  # (B, A, N, T)
+            shares.append(scores.softmax(dim=-1).mean(dim=1))
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.to_out[0](mixed.transpose(1, 2).flatten(2))
 
@@ -100,11 +125,11 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: Tensor, shares: list[Tensor] | None = None) -> Tensor:
         """x: (B, N, C); text: (B, T, D) -> (B, N, C)."""
         normed = self.norm1(x)
         x = x + self.attn1(normed, normed)
-        x = x + self.attn2(self.norm2(x), text)
+        x = x + self.attn2(self.norm2(x), text, shares)
         return x + self.ff(self.norm3(x))
 
 
@@ -119,15 +144,18 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_width, heads)])
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: Tensor, record: Record | None = None) -> Tensor:
         """x: (B, C, H, W); text: (B, T, D) -> (B, C, H, W)."""
         h, size = self.norm(x), x.shape[2:]
         if self.linear:
             tokens = self.proj_in(h.flatten(2).transpose(1, 2))  # (B, N, C)
         else:
             tokens = self.proj_in(h).flatten(2).transpose(1, 2)
+        shares: list[Tensor] | None = None if record is None else []
         for block in self.transformer_blocks:
-            tokens = block(tokens, text)
+            tokens = block(tokens, text, shares)
+        if record is not None and shares is not None:
+            record.cross_attention += [share.unflatten(1, size) for share in shares]
         if self.linear:
             return x + self.proj_out(tokens).transpose(1, 2).unflatten(2, size)
         return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, size))
@@ -147,13 +175,15 @@ class DownBlock(nn.Module):
         last = level == len(cfg.block_out_channels) - 1
         self.downsamplers = None if last else nn.ModuleList([Downsample(c_out, symmetric=True)])
 
-    def forward(self, x: Tensor, emb: Tensor, text: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, emb: Tensor, text: Tensor, record: Record | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """The features, and all intermediate ones for the way up."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, emb)
             if self.attentions is not None:
-                x = self.attentions[i](x, text)
+                x = self.attentions[i](x, text, record)
             skips.append(x)
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
@@ -170,8 +200,8 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList([_resnet(cfg, channels, channels, time_width) for _ in range(2)])
         self.attentions = _transformers(cfg, len(cfg.block_out_channels) - 1, 1)
 
-    def forward(self, x: Tensor, emb: Tensor, text: Tensor) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x, emb), text), emb)
+    def forward(self, x: Tensor, emb: Tensor, text: Tensor, record: Record | None = None) -> Tensor:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x, emb), text, record), emb)
 
 
 class UpBlock(nn.Module):
@@ -183,9 +213,7 @@ class UpBlock(nn.Module):
         c_out, layers = widths[level], cfg.layers_per_block + 1
         below, above = widths[min(level + 1, len(widths) - 1)], widths[max(level - 1, 0)]
         features = [below] + [c_out] * (layers - 1)
-        skips = [c_out] * (layers - 1) + [
-            above
-        ]  # the last skip is the previous level's downsampled output, or conv_in's
+        skips = [c_out] * (layers - 1) + [above]  # the last is the level above's, halved, or conv_in's
         self.resnets = nn.ModuleList(
             [_resnet(cfg, a + b, c_out, time_width) for a, b in zip(features, skips, strict=True)]
         )
@@ -193,12 +221,14 @@ class UpBlock(nn.Module):
         self.attentions = _transformers(cfg, level, layers) if _has_attention(kind, CROSS_UP, UP) else None
         self.upsamplers = nn.ModuleList([Upsample(c_out)]) if level > 0 else None
 
-    def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, text: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, skips: list[Tensor], emb: Tensor, text: Tensor, record: Record | None = None
+    ) -> Tensor:
         """Takes its skips off the end of the list; doubles to the size of the next one waiting there."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(torch.cat((x, skips.pop()), dim=1), emb)
             if self.attentions is not None:
-                x = self.attentions[i](x, text)
+                x = self.attentions[i](x, text, record)
         return x if self.upsamplers is None else self.upsamplers[0](x, skips[-1].shape[2:])
 
 
@@ -220,20 +250,23 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(cfg.norm_num_groups, widths[0], eps=cfg.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], cfg.out_channels, 3, padding=1)
 
-    def forward(self, latents: Tensor, steps: Tensor, text: Tensor, guidance: Tensor | None = None) -> Tensor:
-        """latents: (B, L, H, W); steps: (B,); text: (B, T, D); guidance: (B, cond width) embedded -> (B, L, H, W)."""
+    def forward(
+        self, latents: Tensor, steps: Tensor, text: Tensor, guidance: Tensor | None = None, record: Record | None = None
+    ) -> Tensor:
+        """latents: (B, L, H, W); steps: (B,); text: (B, T, D); guidance: (B, cond width), see `guidance_embedding`;
+        record: gets where the cross-attentions look -> (B, L, H, W)."""
         cfg = self.cfg
         waves = timestep_embedding(steps, cfg.block_out_channels[0], cfg.flip_sin_to_cos, cfg.freq_shift)
         emb = F.silu(self.time_embedding(waves.to(latents.dtype), guidance))  # (B, E): every user activates it first
         x = self.conv_in(latents)  # (B, C, H, W)
         skips = [x]
         for block in self.down_blocks:
-            x, more = block(x, emb, text)
+            x, more = block(x, emb, text, record)
             skips += more
         if self.mid_block is not None:
-            x = self.mid_block(x, emb, text)
+            x = self.mid_block(x, emb, text, record)
         for block in self.up_blocks:
-            x = block(x, skips, emb, text)
+            x = block(x, skips, emb, text, record)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 

@@ -1,4 +1,5 @@
-"""Reading and writing the diffusers folder layout: model_index.json and a folder each for the parts.
+"""Published files -> networks, and back: the diffusers folder layout (model_index.json and a folder each for the
+parts) and the tiny autoencoder. The original layout, one file for all, is `single_file`'s.
 
 Our parameter names are the published ones, so a file is nearly a state dict; the exceptions are the table below.
 Loading is strict both ways: a key is loaded, renamed, or ignored for a written reason, and anything else raises with
@@ -9,23 +10,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipelines.common.convert import KeyMap
+from pipelines.common.checkpoint import read
+from pipelines.common.convert import ConversionError, KeyMap
+from pipelines.common.errors import UserError
 
 from .clip_text import CLIPTextEncoder
-from .config import CLIPTextConfig, DiffusionConfig, ScheduleConfig, UNetConfig, VAEConfig
+from .config import CLIPTextConfig, DiffusionConfig, TAESDConfig, UNetConfig, VAEConfig
+from .layout import published_configs, read_taesd_config
+from .layout import read_config as read_config  # part of what a folder holds: callers find it here
+from .taesd import AutoencoderTiny
 from .unet import UNet
 from .vae import AutoencoderKL
 
-# (pattern, replacement): what older or other files call the same parameter.
-RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
+Part = Literal["text_encoder", "unet", "vae"]
+Table = tuple[tuple[str, str], ...]  # (pattern, replacement), run in this order
+PARTS: tuple[Part, ...] = ("text_encoder", "unet", "vae")
+
+# What older or other files call the same parameter.
+RENAMES: dict[str, Table] = {
     "text_encoder": ((r"^text_model\.", ""),),  # written by transformers before and, in part, after version 5
     "unet": (),
     "vae": (  # files from before diffusers renamed its attention
@@ -34,6 +43,7 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
         (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
     ),
+    "taesd": (),
 }
 IGNORED: dict[str, tuple[tuple[str, str], ...]] = {
     "text_encoder": (
@@ -42,85 +52,115 @@ IGNORED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "unet": (),
     "vae": (),
+    "taesd": (),
 }
+# The first of these that is there is read: the float32 file, then the float16 variant, which holds the same, rounded.
 FILES = {
     "text_encoder": ("model.safetensors", "model.fp16.safetensors"),
     "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
     "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
 }
 
-# What our networks do where a config.json could ask for something else.
-BUILT: dict[str, dict[str, Any]] = {
-    "text_encoder": {},
-    "unet": {
-        "act_fn": "silu",
-        "addition_embed_type": None,
-        "center_input_sample": False,
-        "class_embed_type": None,
-        "conv_in_kernel": 3,
-        "downsample_padding": 1,
-        "dual_cross_attention": False,
-        "encoder_hid_dim": None,
-        "mid_block_scale_factor": 1,
-        "num_class_embeds": None,
-        "only_cross_attention": False,
-        "resnet_time_scale_shift": "default",
-        "time_embedding_type": "positional",
-        "transformer_layers_per_block": 1,
-    },
-    "vae": {"act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True, "shift_factor": None},
-    "scheduler": {"beta_schedule": "scaled_linear", "trained_betas": None, "rescale_betas_zero_snr": False},
-}
 
-Config = TypeVar("Config", CLIPTextConfig, UNetConfig, VAEConfig, ScheduleConfig)
-
-
-def read_config(folder: Path) -> DiffusionConfig:
-    """The sizes of every part of a model folder. Raises ValueError where a file asks for what isn't built here."""
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    published = {
-        "text_encoder": _read_json(folder / "text_encoder" / "config.json"),
-        "unet": _read_json(folder / "unet" / "config.json"),
-        "vae": _read_json(folder / "vae" / "config.json"),
-        "scheduler": _read_json(scheduler) if scheduler.exists() else {},
-    }
-    for part, only in BUILT.items():
-        for key, value in only.items():
-            if published[part].get(key, value) != value:
-                raise ValueError(f"{part} asks for {key} = {published[part][key]!r}, and only {value!r} is built here")
-    return DiffusionConfig(
-        text=_fill(CLIPTextConfig, published["text_encoder"]),
-        unet=_fill(UNetConfig, published["unet"]),
-        vae=_fill(VAEConfig, published["vae"]),
-        schedule=_fill(ScheduleConfig, published["scheduler"]),
-    )
+def part_file(folder: Path, part: Part) -> Path:
+    """The file of a part that is read. UserError: the folder has none."""
+    path = next((folder / part / name for name in FILES[part] if (folder / part / name).is_file()), None)
+    if path is None:
+        raise UserError(f"The model folder has no {part}/{FILES[part][0]}: fetch these weights again.")
+    return path
 
 
 def load_text_encoder(folder: Path, cfg: CLIPTextConfig) -> CLIPTextEncoder:
-    """From `folder`/text_encoder, float32 on the CPU."""
-    return _load(CLIPTextEncoder(cfg), folder, "text_encoder")
+    """From `folder`/text_encoder, float32 on the CPU. UserError: as `load_part`."""
+    return load_part(part_file(folder, "text_encoder"), "text_encoder", cfg)
 
 
 def load_unet(folder: Path, cfg: UNetConfig) -> UNet:
-    """From `folder`/unet, float32 on the CPU."""
-    return _load(UNet(cfg), folder, "unet")
+    """From `folder`/unet, float32 on the CPU. UserError: as `load_part`."""
+    return load_part(part_file(folder, "unet"), "unet", cfg)
 
 
 def load_vae(folder: Path, cfg: VAEConfig) -> AutoencoderKL:
-    """From `folder`/vae, float32 on the CPU."""
-    return _load(AutoencoderKL(cfg), folder, "vae")
+    """From `folder`/vae, float32 on the CPU. UserError: as `load_part`."""
+    return load_part(part_file(folder, "vae"), "vae", cfg)
 
 
-def convert(part: str, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict under our names; expected: the module's own. ConversionError lists every misfit."""
+def load_part(path: Path, part: Part, cfg: CLIPTextConfig | UNetConfig | VAEConfig) -> Any:
+    """One part from its file, in eval mode and float32 on the CPU, whatever the file's numbers are.
+
+    UserError: the file is missing or damaged, or `cfg` describes another network, or none.
+    """
+    return fill(build(part, cfg), keymap(part), read(path), f"{part}/{path.name}")
+
+
+def load_taesd(path: Path) -> AutoencoderTiny:
+    """The tiny autoencoder with config.json beside it, as `load_part`. UserError: likewise."""
+    cfg = read_taesd_config(path.with_name("config.json"))
+    return fill(build("taesd", cfg), keymap("taesd"), read(path), path.name)
+
+
+def load_taesd_halves(encoder: Path, decoder: Path) -> AutoencoderTiny:
+    """The tiny autoencoder from its author's own two files, as `load_part`. UserError: likewise.
+
+    Their names are places in a sequence, in which the decoder's first is the bending of the latents.
+    """
+    state: dict[str, Tensor] = {}
+    for half, path, before in (("encoder", encoder, 0), ("decoder", decoder, 1)):
+        for key, value in read(path).items():
+            place, _, rest = key.partition(".")
+            name = f"{half}.layers.{int(place) - before}.{rest}" if place.isdigit() else f"{half}.{key}"
+            state[name] = value
+    return fill(build("taesd", TAESDConfig()), keymap("taesd"), state, decoder.name)
+
+
+def build(part: str, cfg: Any) -> nn.Module:
+    """The network of a part on meta: no random numbers, no memory. UserError: nothing is built with such sizes."""
+    kinds: dict[str, Any] = {
+        "text_encoder": CLIPTextEncoder, "unet": UNet, "vae": AutoencoderKL, "taesd": AutoencoderTiny,
+    }  # fmt: skip
+    try:
+        with torch.device("meta"):
+            return kinds[part](cfg)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"This model can't be read: the configuration of its {part} describes no network.") from error
+
+
+def fill(module: nn.Module, keys: KeyMap, published: Mapping[str, Any], said: str) -> Any:
+    """Puts a file's tensors into a network that may be on meta, as float32 and in eval mode. said: the file's name.
+
+    Every tensor is copied out of the file, which may be written anew while the network lives, as training does.
+    UserError: they are no tensors, or those of another network.
+    """
+    if not all(isinstance(value, Tensor) for value in published.values()):
+        raise UserError(f"{said} is no file of weights: it does not hold tensors by name.")
+    try:
+        state = keys.apply(published, module.state_dict())
+    except ConversionError as error:
+        count, first, *_ = str(error).splitlines()  # the whole list is in the cause
+        raise UserError(
+            f"{said} does not hold the network that is asked for: {count.rstrip(':')}, the first is “{first}”."
+        ) from error
+    for key in state:
+        state[key] = state[key].to(torch.float32, copy=True)
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.eval()
+
+
+def keymap(part: str, before: Table = ()) -> KeyMap:
+    """The table from the published names of a part to ours. before: renames of another layout, which run first."""
     keys = KeyMap()
-    for pattern, replacement in RENAMES[part]:
+    for pattern, replacement in (*before, *RENAMES[part]):
         keys.rename(pattern, replacement)
     for pattern, reason in IGNORED[part]:
         keys.ignore(pattern, reason)
     if part == "vae":
         keys.squeeze(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")  # 1x1 convolutions in the first files
-    return keys.apply(state, expected)
+    return keys
+
+
+def convert(part: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published state dict under our names; expected: the module's own. ConversionError lists every misfit."""
+    return keymap(part).apply(state, expected)
 
 
 def write_folder(
@@ -131,7 +171,7 @@ def write_folder(
     end_id: int = 2,
 ) -> None:
     """Writes the folder that diffusers' StableDiffusionPipeline reads, without the tokenizer's files."""
-    configs = _published_configs(cfg, end_id)
+    configs = published_configs(cfg, end_id)
     configs["text_encoder"]["dtype"] = str(dtype).removeprefix("torch.")  # else the library reads this part as float32
     for part, config in configs.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -159,54 +199,3 @@ def write_folder(
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _published_configs(cfg: DiffusionConfig, end_id: int) -> dict[str, dict[str, Any]]:
-    levels = len(cfg.vae.block_out_channels)
-    text_ids = {"bos_token_id": end_id - 1, "eos_token_id": end_id, "pad_token_id": end_id}
-    return {
-        "text_encoder": {
-            "architectures": ["CLIPTextModel"],
-            "model_type": "clip_text_model",
-            **asdict(cfg.text),
-            **text_ids,
-            "projection_dim": cfg.text.hidden_size,
-        },
-        "unet": {"_class_name": "UNet2DConditionModel", **asdict(cfg.unet)},
-        "vae": {
-            "_class_name": "AutoencoderKL",
-            "down_block_types": ["DownEncoderBlock2D"] * levels,
-            "up_block_types": ["UpDecoderBlock2D"] * levels,
-            **asdict(cfg.vae),
-        },
-        "scheduler": {
-            "_class_name": "DPMSolverMultistepScheduler",
-            "beta_schedule": "scaled_linear",
-            "clip_sample": False,
-            "set_alpha_to_one": False,
-            "steps_offset": 1,
-            "timestep_spacing": "leading",
-            **asdict(cfg.schedule),
-        },
-    }
-
-
-def _load(module: Any, folder: Path, part: str) -> Any:
-    path = next((folder / part / name for name in FILES[part] if (folder / part / name).exists()), None)
-    if path is None:
-        raise FileNotFoundError(f"the model folder has no {part}/{FILES[part][0]}")
-    module.load_state_dict(convert(part, load_file(path), module.state_dict()))
-    return module.eval()
-
-
-def _fill(kind: type[Config], published: dict[str, Any]) -> Config:
-    """A configuration from a published file: fields by name, lists as tuples, absent ones left at their defaults."""
-    known = {each.name for each in fields(kind)}
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in published.items() if key in known
-    }
-    return kind(**values)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipelines.common.muon import orthogonalise, orthogonalise_wide
+from pipelines.common.training import Machine, Trainer, TrainOptions, pick_machine
 from pipelines.diffusion import captions, data, tokenizer, train_denoiser, weights
 from pipelines.diffusion.clip_text import CLIPTextEncoder
 from pipelines.diffusion.config import TINY
 from pipelines.diffusion.evaluate import draw_latents, score
-from pipelines.diffusion.muon import orthogonalise, orthogonalise_wide
 from pipelines.diffusion.schedule import alpha_sigma, alphas_cumprod
 from pipelines.diffusion.tokenizer import CLIPTokenizer
 from pipelines.diffusion.train_denoiser import Batches, Denoiser, fold_scale
-from pipelines.diffusion.trainer import Machine, Trainer, TrainOptions, pick_machine
 from pipelines.diffusion.unet import UNet
 from pipelines.diffusion.vae import AutoencoderKL
 
@@ -98,6 +100,15 @@ def test_tokenizer_equals_transformers(text: str, tokens: CLIPTokenizer, emoji: 
     tokenizer.write(tmp_path, tokens.vocab, list(tokens._ranks), max_length=16)
     theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
     assert tokens.encode(text) == theirs(text, padding="max_length", truncation=True).input_ids
+
+
+def test_marks_without_end_are_composed_in_parts() -> None:
+    """As by the standard where a language is written, and soon for any text."""
+    for text in ("é", "e\u0301", "a" + "\u0323\u0301" * 15, "각", "xe\u0301" * 100):
+        assert tokenizer.composed(text) == unicodedata.normalize("NFC", text)
+    start = time.perf_counter()
+    assert len(tokenizer.composed("a" + "\u0301\u0323" * 20_000)) > 39_000
+    assert time.perf_counter() - start < 1
 
 
 def test_tokens_show_the_whole_prompt(tokens: CLIPTokenizer) -> None:
@@ -228,13 +239,12 @@ def test_sampling_reaches_what_the_model_says(tokens: CLIPTokenizer) -> None:
 
 
 def test_score_counts_what_it_says() -> None:
-    """Four names in two styles, each with its own direction; one drawing right, one of the other style, one wrong."""
+    """Four names in two styles; one drawing right, one of the other style, two of another name."""
     real = torch.eye(8).view(4, 2, 8)
-    drawn = torch.stack([real[0, 0], real[1, 1], real[2, 0]])
-    result = score(drawn, real, np.array([[0, 0], [1, 0], [3, 0]]))
-    assert result["top1_name"] == pytest.approx(2 / 3)
-    assert result["style"] == pytest.approx(2 / 3)
-    assert 2 / 3 - 1e-6 <= result["top5_name"] <= 1
+    near = real[2, 0] + 0.5 * real[3, 1]  # of another name, what was asked for beside it
+    far = torch.tensor([0.0, 0.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])  # all others are nearer
+    result = score(torch.stack([real[0, 0], real[1, 1], near, far]), real, np.array([[0, 0], [1, 0], [3, 0], [0, 0]]))
+    assert result == pytest.approx({"top1_name": 2 / 4, "top5_name": 3 / 4, "style": 3 / 4})
 
 
 def test_written_folder_is_read_back(tmp_path: Path) -> None:
