@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test bench lint
+.PHONY: run test bench lint train-detection train-moe
 
 run: .venv/.run
 	$(BIN)/python app.py
@@ -18,6 +18,19 @@ lint: .venv/.dev
 
 bench: .venv/.run
 	$(BIN)/python -m pipelines.face.bench
+	$(BIN)/python -m pipelines.detection.bench
+	$(BIN)/python -m pipelines.action.bench
+	$(BIN)/python -m pipelines.diffusion.bench
+	$(BIN)/python -m pipelines.moe.bench
+
+# DATA is a folder in COCO format: train.json, val.json, images/.
+train-detection: .venv/.dev
+	$(BIN)/python -m pipelines.detection.train --data $(DATA)
+
+# STORIES is a folder with tinystories.txt and tales.txt.
+train-moe: .venv/.dev
+	$(BIN)/python -m pipelines.moe.train data --stories $(STORIES) --out runs/moe
+	$(BIN)/python -m pipelines.moe.train model --out runs/moe
 
 # A stamp says that this requirements.txt is installed; a broken install leaves none.
 .venv/.run: requirements.txt

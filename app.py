@@ -33,8 +33,8 @@ def build(names: Sequence[str] = PIPELINES) -> gr.Blocks:
         with gr.Tabs():
             for name in names:
                 module = importlib.import_module(f"pipelines.{name}.tab")
-                with gr.Tab(i18n.label(module.TITLE), id=name):
-                    module.build(page)
+                with gr.Tab(i18n.label(module.TITLE), id=name) as tab:
+                    module.build(page, tab)
     return page
 
 

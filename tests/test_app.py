@@ -40,7 +40,7 @@ def test_every_event_is_named_bounded_and_grouped(page):
         if event.fn is None:
             continue
         if event.api_visibility == "public":
-            assert event.concurrency_id in ("heavy", "light", "fetch"), event.api_name
+            assert event.concurrency_id in ("heavy", "light", "fetch", "video", "text", "foundations"), event.api_name
             assert event.api_name and event.api_name.split("_")[0] in PIPELINES, event.name
             assert event.fn.__doc__, f"{event.api_name} has no description"
             assert event.concurrency_limit is not None, event.api_name
@@ -53,6 +53,8 @@ def test_api_names_are_unique_and_as_published(page):
         "detect compare enrol identify gallery_export gallery_import gallery_forget gallery_erase effects replay swap"
     )
     assert {f"face_{name}" for name in [*face.split(), "fetch"]} <= set(names)
+    detection = "detect export video video_export trace desk settle ablate swap fetch"
+    assert {f"detection_{name}" for name in detection.split()} <= set(names)
 
 
 def test_every_label_is_translated(monkeypatch):

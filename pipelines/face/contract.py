@@ -6,14 +6,12 @@ Letters: n faces, d numbers in an embedding, S side of an aligned chip.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
-from .config import CascadeOptions
+from pipelines.common.backends import Backend
 
-Backend = Literal["local", "reference"]
-BACKENDS: tuple[Backend, ...] = ("local", "reference")
+from .config import CascadeOptions
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.common.fused import FusedConv, scaled
+
 from .config import DlibResnetConfig
-from .fused import FusedConv, scaled
 
 # (output channels, strided) of each residual block, from input to output.
 LEVELS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from pipelines.common.catalogue import ROOT
-from pipelines.ui.blocks import LIGHT
+from pipelines.ui.blocks import LIGHT, example_row
 from pipelines.ui.i18n import label
 
 FOLDER = ROOT / "assets" / "examples" / "face"
@@ -27,9 +27,7 @@ FIRST_PAIR = PAIRS["One person, twice"]
 
 def photos(picture: gr.Image) -> None:
     """A row of photos, one of which goes into `picture` when it is clicked."""
-    gr.Examples(
-        [[one] for one in PHOTOS], [picture], label=label("Examples"), cache_examples=False, api_visibility="private"
-    )
+    example_row(PHOTOS, picture)
 
 
 def pairs(first: gr.Image, second: gr.Image) -> None:

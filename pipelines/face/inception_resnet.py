@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.common.fused import FusedConv, batch_norm_affine, scaled
+
 from .config import InceptionResnetConfig
-from .fused import FusedConv, batch_norm_affine, scaled
 
 BN_EPS = 0.001  # TensorFlow's default, with which the published weights were trained
 SCALE_35, SCALE_17, SCALE_8 = 0.17, 0.10, 0.20  # residual scales (section 3.3), as facenet has them

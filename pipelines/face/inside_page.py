@@ -109,7 +109,7 @@ def build(page: gr.Blocks, tab: gr.Tab, switches: blocks.Switches) -> None:
             funnel = gr.HTML(elem_id="face-inside-funnel")
             with gr.Row():
                 views = gr.Radio(
-                    [(label(name), name) for name in view.VIEWS], value=view.VIEWS[1], show_label=False,
+                    [(label(text), name) for name, text in view.VIEWS.items()], value="pnet_map", show_label=False,
                     elem_id="face-inside-view",
                 )  # fmt: skip
                 level = gr.Slider(

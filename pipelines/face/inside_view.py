@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from .insight import Explanation, WhatIf
     from .trace import Candidates, CascadeTrace
 
-VIEWS = ("Pyramid level", "P-Net map", "After P-Net", "After R-Net", "After O-Net")
+# By codes: gradio's page translates any text that is a key of the translations, the values of a Radio too.
+VIEWS = {
+    "pyramid": "Pyramid level", "pnet_map": "P-Net map", "after_pnet": "After P-Net", "after_rnet": "After R-Net",
+    "after_onet": "After O-Net",
+}  # fmt: skip
 KEPT, GONE, NEW = "#14b8a6", "#ef4444", "#22c55e"
 CELL, STRIDE = MTCNNConfig.cell, MTCNNConfig.stride  # of P-Net's map, in pixels of a level
 
@@ -25,11 +29,11 @@ CELL, STRIDE = MTCNNConfig.cell, MTCNNConfig.stride  # of P-Net's map, in pixels
 def picture(trace: CascadeTrace, view: str, level: int) -> np.ndarray:
     """What one view shows, at the picture's own size, so that a click on it is a point of the picture."""
     image = trace.image
-    if view in VIEWS[:2] and trace.levels:
+    if view in ("pyramid", "pnet_map") and trace.levels:
         level = min(max(level, 0), len(trace.levels) - 1)
-        return _level(trace, level) if view == VIEWS[0] else _map(trace, level)
-    if view in VIEWS[2:4]:
-        return _candidates(image, trace.proposals if view == VIEWS[2] else trace.refined)
+        return _level(trace, level) if view == "pyramid" else _map(trace, level)
+    if view in ("after_pnet", "after_rnet"):
+        return _candidates(image, trace.proposals if view == "after_pnet" else trace.refined)
     labels = [f"{i + 1}: {score:.3f}" for i, score in enumerate(trace.faces.scores)]
     return draw.boxes(image, trace.faces.boxes, labels, points=trace.faces.landmarks)
 

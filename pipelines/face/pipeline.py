@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from pipelines.common.images import check_array
 from pipelines.common.limits import limits
 
 from .config import PRESETS, CascadeOptions
-from .contract import BACKENDS, Backend, Comparison, Detections, Face, FaceRequest, FaceResult
+from .contract import Backend, Comparison, Detections, Face, FaceRequest, FaceResult
 
 DETECTOR = "mtcnn"
 
@@ -65,12 +64,8 @@ def embed(
 
 def load(entry: catalogue.Entry, backend: Backend) -> Any:
     """The shared backend object over one checkpoint, loaded on first use."""
-    if backend not in BACKENDS:
-        raise UserError(f"There is no implementation called “{str(backend)[:60]}”; choose local or reference.")
-    module = importlib.import_module(f".{backend}", __package__)
-    device = pick().device
-    size = entry.size or int(entry.facts.get("megabytes", 100)) * 1_000_000
-    return backends.shared().get(("face", backend, entry.id, device), lambda: module.load(entry, device), size)
+    assert __package__ is not None
+    return backends.implementation(__package__, entry, backend)
 
 
 def threshold_of(entry: catalogue.Entry, flip_average: bool = False) -> float:

@@ -10,13 +10,14 @@ from typing import Any
 
 import gradio as gr
 
+from pipelines.common.backends import BACKENDS
 from pipelines.ui import blocks
 from pipelines.ui.guard import guarded
 from pipelines.ui.i18n import label, say
 
 from . import examples_page as examples
 from . import view
-from .contract import BACKENDS, FaceRequest, FaceResult
+from .contract import FaceRequest, FaceResult
 from .pipeline import run
 
 ROUNDS = 5

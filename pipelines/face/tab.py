@@ -12,8 +12,8 @@ from . import compare_page, detect_page, gallery_page, inside_page, processing_p
 TITLE = "Face"
 
 
-def build(page: gr.Blocks) -> None:
-    """Put the tab's widgets into the current context."""
+def build(page: gr.Blocks, tab: gr.Tab) -> None:
+    """Put the tab's widgets into `tab`, which is the current context."""
     gr.Markdown(label("Find faces with MTCNN, align them, and recognise people by the angle between embeddings."))
     switches = blocks.switches(page, "face", "embedder", "facenet-pytorch, dlib")
     with gr.Tabs():
@@ -25,5 +25,5 @@ def build(page: gr.Blocks) -> None:
             ("Inside", inside_page),
             ("Swap", swap_page),
         ):
-            with gr.Tab(label(title), id=f"face-{module.__name__.rpartition('.')[2]}") as tab:
-                module.build(page, tab, switches)
+            with gr.Tab(label(title), id=f"face-{module.__name__.rpartition('.')[2]}") as inner:
+                module.build(page, inner, switches)

@@ -55,7 +55,7 @@ def _face_row(image: np.ndarray, face: Face, i: int, say: Say) -> list[str]:
         light = say("from the left") if face.light_balance > 0 else say("from the right")
     else:
         light = say("even")
-    thumbnail = f'<img src="{draw.data_uri(crop(image, face.box), 64)}" width="56" alt="{i + 1}">'
+    thumbnail = f'<img src="{draw.data_uri(draw.crop(image, face.box), 64)}" width="56" alt="{i + 1}">'
     badge = f'<b style="color:{draw.colour(i)}">{i + 1}</b>'
     return [
         f'<div style="display:flex;gap:.6rem;align-items:center">{badge}{thumbnail}</div>',
@@ -64,14 +64,6 @@ def _face_row(image: np.ndarray, face: Face, i: int, say: Say) -> list[str]:
         f"{blur} ({face.sharpness:.0f})",
         f"{light} ({face.light:.2f})",
     ]
-
-
-def crop(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The part of the picture under a box, at least one pixel."""
-    height, width = image.shape[:2]
-    x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
-    left, top = int(np.clip(x1, 0, width - 1)), int(np.clip(y1, 0, height - 1))
-    return image[top : max(top + 1, int(np.clip(y2, 0, height))), left : max(left + 1, int(np.clip(x2, 0, width)))]
 
 
 def records(result: FaceResult) -> dict[str, Any]:
@@ -221,7 +213,7 @@ def matches(
             who = f'<b class="gh-yes">{html.escape(match.name)}</b>'
         nearest = _candidate(match.nearest, match.similarity)
         runner_up = _candidate(match.runner_up, match.runner_up_similarity)
-        thumbnail = f'<img src="{draw.data_uri(crop(image, face.box), 64)}" width="56" alt="">'
+        thumbnail = f'<img src="{draw.data_uri(draw.crop(image, face.box), 64)}" width="56" alt="">'
         badge = f'<b style="color:{draw.colour(i)}">{i + 1}</b>'
         rows.append([f'<div style="display:flex;gap:.6rem">{badge}{thumbnail}</div>', who, nearest, runner_up])
     return draw.table([say(t) for t in ("Face", "Who", "Nearest", "Next")], rows) + chance

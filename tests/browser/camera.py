@@ -1,9 +1,13 @@
-"""A photo as a film that Chromium takes for its camera."""
+"""A photo or a film as one that Chromium takes for its camera."""
 
+from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
+
+from pipelines.common.video import Video
 
 
 def write_y4m(photo: Path, target: Path, size: tuple[int, int] = (640, 480), frames: int = 15) -> Path:
@@ -19,4 +23,17 @@ def write_y4m(photo: Path, target: Path, size: tuple[int, int] = (640, 480), fra
     frame = b"FRAME\n" + y.tobytes() + small[0].tobytes() + small[1].tobytes()
     header = f"YUV4MPEG2 W{size[0]} H{size[1]} F15:1 Ip A1:1 C420jpeg\n".encode()
     target.write_bytes(header + frame * frames)
+    return target
+
+
+def film_y4m(video: Path, target: Path, most: int = 100) -> Path:
+    """The same of a film: its first frames, at its own rate."""
+    with Video(video) as source:
+        rate, (height, width) = round(source.rate), source.size
+        width, height = width - width % 2, height - height % 2
+        with target.open("wb") as stream:
+            stream.write(f"YUV4MPEG2 W{width} H{height} F{rate}:1 Ip A1:1 C420jpeg\n".encode())
+            for frame in islice(source.every(), most):
+                pixels = cv2.cvtColor(frame.pixels[:height, :width], cv2.COLOR_RGB2YUV_I420)
+                stream.write(b"FRAME\n" + pixels.tobytes())
     return target

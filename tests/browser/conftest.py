@@ -64,7 +64,7 @@ def server_process(tmp_path_factory):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(1500):
             if process.poll() is not None:
                 pytest.fail(f"the app ended at once:\n{log.read_text()}")
             try:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.face import fused, weights
+from pipelines.face import weights
 from pipelines.face.config import PRESETS, InceptionResnetConfig
 from pipelines.face.inception_resnet import FoldedInceptionResnetV1, InceptionResnetV1, prepare
 
@@ -139,25 +139,3 @@ def test_constructor_runs_on_meta_and_presets_differ_in_the_head_and_depth():
 def test_prepare_is_facenets_standardisation():
     pixels = torch.tensor([0, 127, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
     torch.testing.assert_close(prepare(pixels).flatten(), torch.tensor([-0.99609375, -0.00390625, 0.99609375]))
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("onednn", [None, False])
-def test_fused_convolution_by_hand(onednn):
-    # 1x1 convolution 2 x - 3, plus what stands there, through ReLU.
-    step = fused.FusedConv(torch.full((1, 1, 1, 1), 2.0), torch.tensor([-3.0]), onednn=onednn)
-    x = torch.tensor([[[[1.0, 2.0, 4.0]]]])
-    assert step(x).flatten().tolist() == [0.0, 1.0, 5.0]
-    assert step(x, relu=False).flatten().tolist() == [-1.0, 1.0, 5.0]
-    other = torch.tensor([[[[0.5, -4.0, 1.0]]]])
-    total = step.add(x, other)
-    assert total.flatten().tolist() == [0.0, 0.0, 6.0]
-    assert total.data_ptr() == other.data_ptr()
-    other = torch.tensor([[[[0.5, -4.0, 1.0]]]])
-    assert step.add(x, other, relu=False).flatten().tolist() == [-0.5, -3.0, 6.0]
-
-
-def test_without_onednn_the_plain_path_is_taken(monkeypatch):
-    monkeypatch.setattr(fused, "onednn_fusion", lambda: False)
-    assert not fused.FusedConv(torch.ones(1, 1, 1, 1), torch.zeros(1)).onednn
-    assert not fused.FusedConv(torch.ones(1, 1, 1, 1).double(), torch.zeros(1).double()).onednn

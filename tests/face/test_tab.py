@@ -166,7 +166,7 @@ def test_effects_of_every_switch():
 
 def test_replay_ask_and_move_a_threshold():
     ticket, _, funnel, shown, slider, _ = inside_page.replay(
-        examples.path("obama.jpg"), *SLIDERS, "P-Net map", 3, EN, no_progress
+        examples.path("obama.jpg"), *SLIDERS, "pnet_map", 3, EN, no_progress
     )
     run = inside_page.shelf().get(ticket)
     assert shown.shape == run.image.shape and "O-Net" in funnel and slider["maximum"] == len(run.levels) - 1
@@ -190,7 +190,7 @@ def test_replay_ask_and_move_a_threshold():
 def test_views_of_a_picture_too_small_for_any_level(tmp_path):
     path = tmp_path / "one.png"
     Image.new("RGB", (1, 1)).save(path)
-    ticket, _, _, shown, _, _ = inside_page.replay(str(path), *SLIDERS, "Pyramid level", 3, EN, no_progress)
+    ticket, _, _, shown, _, _ = inside_page.replay(str(path), *SLIDERS, "pyramid", 3, EN, no_progress)
     assert shown.shape == (1, 1, 3) and len(inside_page.shelf().get(ticket).faces) == 0
     for name in inside_page.view.VIEWS:
         assert inside_page.look(ticket, name, 2).shape == (1, 1, 3)
