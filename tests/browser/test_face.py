@@ -25,22 +25,22 @@ def shot(page, name):
 
 def open_tab(page, name):
     """Where the screen is too narrow for all tabs, the rest are in a menu behind three dots. The row is laid out anew
-    while the page grows, and a press that begins on one element and ends on another is no click: it is made again."""
+    while the page grows: a tab may go into the menu while it is pressed, so it is tried again until it is open."""
     tab = page.get_by_role("tab", name=name, exact=True)
     menu = page.locator(".overflow-menu:not(.hide)").filter(
         has=page.locator(f".overflow-dropdown button:text-is('{name}')")
     )
     tab.or_(menu).first.wait_for(timeout=PATIENCE)
-    for _ in range(3):
-        if menu.count() and not tab.is_visible():
-            menu.locator("> button").click()
-            menu.locator(f".overflow-dropdown button:text-is('{name}')").click()
-        else:
-            tab.click()
+    for _ in range(10):
         with suppress(TimeoutError):
+            if menu.count() and not tab.is_visible():
+                menu.locator("> button").click(timeout=PATIENCE / 20)
+                menu.locator(f".overflow-dropdown button:text-is('{name}')").click(timeout=PATIENCE / 20)
+            else:
+                tab.click(timeout=PATIENCE / 20)
             page.wait_for_function(
                 """name => [...document.querySelectorAll('button.selected')].some(b => b.innerText.trim() === name)""",
-                arg=name, timeout=PATIENCE / 3,
+                arg=name, timeout=PATIENCE / 10,
             )  # fmt: skip
             return
     raise AssertionError(f"the tab {name} could not be opened")
