@@ -1,6 +1,5 @@
 """What guidance adds, where tokens look, what a word was good for, and the race of samplers."""
 
-import time
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -188,9 +187,7 @@ def test_words_are_cut_out():
     assert insight.words(" a  red\napple, 🙂 ") == ("a", "red", "apple,", "🙂")
     assert [insight.without("a red apple", k) for k in range(3)] == ["red apple", "a apple", "a red"]
     assert insight.without("one", 0) == "" and insight.without("a  red\n b", 1) == "a\n b"
-    start = time.perf_counter()
-    assert insight.without("a b" + " " * 20_000, 1) == "a" + " " * 20_000  # which once took six seconds
-    assert time.perf_counter() - start < 1
+    assert insight.without("a b" + " " * 20_000, 1) == "a" + " " * 20_000  # not tried from each blank on
     for bad in (3, -1, 1.0, None, True):
         with pytest.raises(UserError, match="has 3 words"):
             insight.without("a red apple", bad)
