@@ -31,10 +31,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.common.fused import FusedLinear, onednn_products
+
 from . import linear_attention
 from .config import OadTRConfig
 from .oadtr import DecoderLayer, EncoderLayer, MultiHead, OadTR
-from .packed import Heads, Map, Packed, PackedBytes, bytes_linear
+from .packed import Heads, Map, PackedBytes, bytes_linear
 
 
 class Past:
@@ -98,15 +100,17 @@ class FastOadTR:
     """An OadTR made ready for streams. Keeps nothing of a stream: see `start`.
 
     Float32, in eval mode. Of linear attention the decoder's keys and values are computed as they are: its kernel stands
-    between them and the queries. onednn: as of `Packed`. reduced: weights in 8 bits where this processor multiplies
-    bytes, which is not exact any more (`self.reduced` says what it came to). To be made anew if the network's weights
-    move or change.
+    between them and the queries. onednn: whether maps are packed for oneDNN, None where it is usable. reduced:
+    weights in 8 bits where this processor multiplies bytes, which is not exact any more (`self.reduced` says what it
+    came to). To be made anew if the network's weights move or change.
     """
 
     def __init__(self, network: OadTR, onednn: bool | None = None, reduced: bool = False) -> None:
         self.network, self.config = network, network.config
         self.reduced = reduced and network.positions.device.type == "cpu" and bytes_linear()
-        self._map: Callable[..., Map] = PackedBytes if self.reduced else partial(Packed, onednn=onednn)
+        if onednn is None:
+            onednn = network.positions.device.type == "cpu" and onednn_products(torch.float32)
+        self._map: Callable[..., Map] = PackedBytes if self.reduced else partial(FusedLinear, onednn=onednn)
         with torch.inference_mode(False), torch.no_grad():
             self._tables(network)
             self._encoder = [self._encoder_layer(layer, k == 0) for k, layer in enumerate(_encoders(network))]

@@ -57,8 +57,12 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """dtype: of the products that make a matrix orthogonal. bfloat16 is enough for the plain iteration, but not
+        for the one on the Gram matrix, which squares the singular values."""
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -74,7 +78,8 @@ class Muon(torch.optim.Optimizer):
                 ahead = torch.lerp(weight.grad, state["momentum"], group["momentum"])
                 matrices = ahead.unbind() if ahead.ndim == 3 else (ahead.flatten(1),)
                 size = max(matrices[0].shape)
-                wide = size > 2 * min(matrices[0].shape)
-                updates = [(orthogonalise_wide if wide else orthogonalise)(matrix) for matrix in matrices]
+                wide = size > 2 * min(matrices[0].shape) and self.dtype == torch.float32
+                orthogonal = orthogonalise_wide if wide else orthogonalise
+                updates = [orthogonal(matrix.to(self.dtype)).to(weight.dtype) for matrix in matrices]
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(torch.stack(updates).view_as(weight), alpha=-group["lr"] * 0.2 * size**0.5)

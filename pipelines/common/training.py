@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .muon import Muon
@@ -55,11 +56,12 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute."""
+    """Where and how to compute; `dtype` is what matrix products are fastest in."""
 
     device: torch.device
     workers: int
     autocast: Callable[[], AbstractContextManager]
+    dtype: torch.dtype = torch.float32
 
 
 def standing(rng: np.random.Generator) -> tuple[int, int]:
@@ -69,17 +71,36 @@ def standing(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def pick_machine(mixed: bool = False) -> Machine:
-    """A GPU with bfloat16 autocast if there is one, else two cores: in float32, or, where `mixed` is asked for and the
-    processor has AMX, with bfloat16 autocast too.
-
-    Float32 on the CPU is a measurement, not a habit: with AVX-512 but no AMX, oneDNN's bfloat16 convolutions run at
-    half the speed of the float32 ones at these sizes; with AMX at twice their speed.
+    """A GPU with bfloat16 autocast if there is one, else two cores: in float32, or, where `mixed` is asked for and
+    this processor is faster with it, with bfloat16 autocast too.
     """
     if torch.cuda.is_available():
         return Machine(torch.device("cuda"), 1, lambda: torch.autocast("cuda", torch.bfloat16))
-    if mixed and torch.cpu.get_capabilities().get("amx_bf16", False):
-        return Machine(torch.device("cpu"), 2, lambda: torch.autocast("cpu", torch.bfloat16))
+    if mixed and bfloat16_pays():
+        return Machine(torch.device("cpu"), 2, lambda: torch.autocast("cpu", torch.bfloat16), torch.bfloat16)
     return Machine(torch.device("cpu"), 2, nullcontext)
+
+
+def bfloat16_pays(rounds: int = 5) -> bool:
+    """Whether a 3x3 convolution and its backward pass are faster in bfloat16 than in float32 here, by trying.
+
+    The processor's flags don't tell: among those with avx512_bf16, some run oneDNN's bfloat16 convolutions at half the
+    speed of its float32 ones, others at twice that speed.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    try:
+        for _ in range(rounds):
+            for dtype in best:
+                x = torch.ones((8, 128, 16, 16), dtype=dtype, requires_grad=True)
+                weight = torch.ones((128, 128, 3, 3), dtype=dtype, requires_grad=True)
+                started = time.perf_counter()
+                torch.autograd.grad(F.conv2d(x, weight, padding=1).sum(), (x, weight))
+                best[dtype] = min(best[dtype], time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return best[torch.bfloat16] < 0.8 * best[torch.float32]
 
 
 class Trainer:
@@ -105,7 +126,7 @@ class Trainer:
         self.model, self.options, self.machine, self.columns = model, options, machine, columns
         self.named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.ema = {name: parameter.detach().clone() for name, parameter in self.named.items()}
-        self.optimizers = build_optimizers(self.named, options, machine.workers, scale, adam or _ends)
+        self.optimizers = build_optimizers(self.named, options, machine, scale, adam or _ends)
         self.pool = ThreadPoolExecutor(machine.workers, initializer=_one_core if machine.workers > 1 else None)
         self.step, self.seconds, self.finish_from, self.stopped = 0, 0.0, -1, False
         if self.path.exists():
@@ -236,7 +257,7 @@ class Trainer:
 def build_optimizers(
     named: dict[str, nn.Parameter],
     options: TrainOptions,
-    workers: int,
+    machine: Machine,
     scale: Callable[[str], float],
     adam: Callable[[str], bool],
 ) -> list[torch.optim.Optimizer]:
@@ -245,8 +266,13 @@ def build_optimizers(
     chosen = {name for name, p in named.items() if p.ndim < 2 or adam(name)}
     hidden = sorted((name for name in named if name not in chosen), key=lambda name: -named[name].numel())
     optimizers: list[torch.optim.Optimizer] = [
-        Muon(_groups(named, share, scale), options.learning_rate, weight_decay=options.weight_decay)
-        for share in (hidden[worker::workers] for worker in range(workers))
+        Muon(
+            _groups(named, share, scale),
+            options.learning_rate,
+            weight_decay=options.weight_decay,
+            dtype=machine.dtype,
+        )
+        for share in (hidden[worker :: machine.workers] for worker in range(machine.workers))
         if share
     ]
     rest = _groups(named, sorted(chosen), scale)

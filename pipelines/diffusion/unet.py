@@ -83,11 +83,17 @@ class Attention(nn.Module):
         q = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, A, N, K)
         k = self.to_k(context).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, A, T, K)
         v = self.to_v(context).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        if shares is not None:  # beside the fused product, which does not give them out
-            scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(2, 3)  # (B, A, N, T)
-            shares.append(scores.softmax(dim=-1).mean(dim=1))
+        if shares is not None:
+            shares.append(attention_shares(q, k))
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+def attention_shares(q: Tensor, k: Tensor) -> Tensor:
+    """Softmax attention's weights, averaged over the heads, beside the fused product, which does not give them out.
+    q (B, A, N, K), k (B, A, T, K) -> (B, N, T) float32."""
+    scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(2, 3)  # (B, A, N, T)
+    return scores.softmax(dim=-1).mean(dim=1)
 
 
 class GatedProjection(nn.Module):

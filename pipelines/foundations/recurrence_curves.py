@@ -10,7 +10,7 @@ from pipelines.common import catalogue, checkpoint
 from .tasks import steps_in_a_row
 
 ROLE = "recurrence"
-KINDS = ("rnn", "lstm", "gru", "transformer")
+KINDS = ("rnn", "lstm", "gru", "transformer", "encdec")
 LENGTHS = {"copy": (4, 8, 16, 32), "recall": (2, 4, 8), "sort": (4, 8, 16, 32)}
 
 
@@ -49,12 +49,12 @@ def shipped(task: str) -> Curves | None:
             points = tuple(
                 _point(task, kind, int(length), one) for kind in KINDS for length, one in found.get(kind, {}).items()
             )
-            return Curves(whole["steps"], whole["batch"], points)
+            return Curves(whole["steps"][task], whole["batch"], points)
     return None
 
 
 def _point(task: str, kind: str, length: int, one: dict) -> Point:
-    waits = steps_in_a_row(kind, read(task, length), 2 if kind == "transformer" else 1)
+    waits = steps_in_a_row(kind, read(task, length))
     return Point(kind, length, one["size"], one["seconds"], one["accuracy"], tuple(one["distance"]), waits)
 
 

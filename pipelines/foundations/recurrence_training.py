@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import one_core
 from .recurrent import Recurrent
 from .tasks import TOKENS, Batch, draw
-from .transformer import Encoder, places
+from .transformer import Decoder, Encoder, places
 
 HEADS = 4
 SIZE = 24_000  # parameters, at most
@@ -23,7 +23,13 @@ BATCH = 32
 
 
 class Reader(nn.Module):
-    """Reads symbols and says the next one after each. kind: rnn, lstm, gru or transformer (two causal layers)."""
+    """Reads a task and its answer so far, and says the next symbol of the answer after each.
+
+    kind: rnn, lstm, gru; transformer (two causal layers over all that is read); encdec (Vaswani et al. 2017 in full:
+    one encoder layer over what is given up to its last symbol; one decoder layer that starts with that symbol, the
+    mark or the key that is asked for, and reads the answer so far). `answers`, below, is the answer's length A: of T
+    symbols that are read, the last A belong to the decoder.
+    """
 
     def __init__(self, kind: str, width: int) -> None:
         super().__init__()
@@ -31,21 +37,32 @@ class Reader(nn.Module):
         self.embedding = nn.Embedding(TOKENS, width)
         if kind == "transformer":
             self.body: nn.Module = Encoder(width, HEADS, 4 * width, 2, norm_first=True)
+        elif kind == "encdec":
+            self.encoder = Encoder(width, HEADS, 4 * width, 1, norm_first=True)
+            self.body = Decoder(width, HEADS, 4 * width, 1, norm_first=True)
         else:
             self.body = Recurrent(kind, width, width)
         self.head = nn.Linear(width, TOKENS)
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, answers: int) -> Tensor:
         """(B, T) int64 -> (B, T, W)."""
-        x = self.embedding(tokens)
-        return x + places(tokens.shape[1], self.width).to(x) if self.kind == "transformer" else x
+        x, length = self.embedding(tokens), tokens.shape[1]
+        if self.kind == "transformer":
+            return x + places(length, self.width).to(x)
+        if self.kind == "encdec":  # either half counts its own places
+            own = [places(part, self.width) for part in (length - answers, answers)]
+            return x + torch.cat(own).to(x)
+        return x
 
-    def read(self, x: Tensor) -> Tensor:
-        """(B, T, W) -> (B, T, TOKENS) logits of the symbol after each."""
-        return self.head(self.body(x, True) if self.kind == "transformer" else self.body(x)[0])
+    def read(self, x: Tensor, answers: int) -> Tensor:
+        """(B, T, W) -> (B, A, TOKENS) logits of the answer's symbols."""
+        if self.kind == "encdec":
+            return self.head(self.body(x[:, -answers:], self.encoder(x[:, :-answers])))
+        read = self.body(x, True) if self.kind == "transformer" else self.body(x)[0]
+        return self.head(read[:, -answers:])
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.read(self.embed(tokens))
+    def forward(self, tokens: Tensor, answers: int) -> Tensor:
+        return self.read(self.embed(tokens, answers), answers)
 
 
 def parameters(network: nn.Module) -> int:
@@ -114,14 +131,14 @@ def update(network: Reader, optimizer: torch.optim.Optimizer, batch: Batch) -> N
 
 def answer_loss(network: Reader, batch: Batch) -> Tensor:
     """Mean nats of a symbol of the answer."""
-    logits = network(torch.from_numpy(batch.inputs))[:, -batch.answer.shape[1] :]
+    logits = network(torch.from_numpy(batch.inputs), batch.answer.shape[1])
     return F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.answer).flatten())
 
 
 @torch.no_grad()
 def judge(network: Reader, batch: Batch) -> tuple[float, float]:
     """(nats, share of right symbols) of the answers."""
-    logits = network(torch.from_numpy(batch.inputs))[:, -batch.answer.shape[1] :]
+    logits = network(torch.from_numpy(batch.inputs), batch.answer.shape[1])
     wanted = torch.from_numpy(batch.answer)
     loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
     return float(loss), float((logits.argmax(-1) == wanted).float().mean())
@@ -130,8 +147,9 @@ def judge(network: Reader, batch: Batch) -> tuple[float, float]:
 def gradients(network: Reader, batch: Batch) -> np.ndarray:
     """(T,) mean norm of the gradient of the answer's last symbol with respect to what was read 0, 1, 2 ... steps before
     it: how loudly a change that far back is heard."""
-    x = network.embed(torch.from_numpy(batch.inputs)).detach().requires_grad_()
-    last = network.read(x)[:, -1]
+    answers = batch.answer.shape[1]
+    x = network.embed(torch.from_numpy(batch.inputs), answers).detach().requires_grad_()
+    last = network.read(x, answers)[:, -1]
     loss = F.cross_entropy(last, torch.from_numpy(batch.answer[:, -1]), reduction="sum")
     (found,) = torch.autograd.grad(loss, x)
     return found.norm(dim=-1).mean(dim=0).flip(0).double().numpy()

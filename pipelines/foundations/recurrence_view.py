@@ -11,7 +11,9 @@ from .recurrence_curves import KINDS, Curves, Point
 from .tasks import VALUES
 
 Speak = Callable[..., str]
-NAMES = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU", "transformer": "Transformer"}
+NAMES = {
+    "rnn": "RNN", "lstm": "LSTM", "gru": "GRU", "transformer": "Transformer", "encdec": "Encoder-decoder",
+}  # fmt: skip
 
 
 def beforehand(found: Curves | None, speak: Speak) -> str:
@@ -59,7 +61,11 @@ def _table(own: dict[str, list[Point]], lengths: list[int], speak: Speak) -> str
         if not points:
             continue
         right = {one.length: f"{one.accuracy:.0%}" for one in points}
-        waits = " / ".join(str(one.waits) for one in points) if kind != "transformer" else str(points[-1].waits)
+        waits = (
+            " / ".join(str(one.waits) for one in points)
+            if points[0].waits != points[-1].waits
+            else str(points[0].waits)
+        )
         cells = (
             NAMES[kind], f"{points[0].size:,}", *(right.get(each, "–") for each in lengths), waits,
             f"{sum(one.seconds for one in points):.0f}",

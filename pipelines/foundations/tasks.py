@@ -51,8 +51,8 @@ def draw(task: str, length: int, count: int, rng: np.random.Generator) -> Batch:
     return Batch(given, symbols if task == "copy" else np.sort(symbols, axis=1))
 
 
-def steps_in_a_row(kind: str, length: int, layers: int) -> int:
+def steps_in_a_row(kind: str, length: int) -> int:
     """How many steps must run one after another to read a sequence, each waiting for the one before: a layer of a
-    Transformer reads all at once, a recurrent layer symbol by symbol (but the layers above it can follow on its heels).
+    Transformer reads all at once, and of either Transformer there are two; a recurrent layer reads symbol by symbol.
     """
-    return layers if kind == "transformer" else length + layers - 1
+    return 2 if kind in ("transformer", "encdec") else length

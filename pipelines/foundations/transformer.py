@@ -100,6 +100,21 @@ class Encoder(nn.Module):
         return self.norm(x)
 
 
+class Decoder(nn.Module):
+    """A stack of layers that read an encoder's output; norm first, a last norm ends it."""
+
+    def __init__(self, width: int, heads: int, inner: int, layers: int, norm_first: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, inner, norm_first) for _ in range(layers))
+        self.norm = nn.LayerNorm(width) if norm_first else nn.Identity()
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """x (B, T, W), memory (B, S, W) -> (B, T, W)."""
+        for layer in self.layers:
+            x = layer(x, memory)
+        return self.norm(x)
+
+
 class Transformer(nn.Module):
     """Encoder and decoder over tokens, with sines for places and one embedding for source, target and output (section
     3.4)."""
@@ -111,8 +126,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(tokens, width)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
         self.encoder = Encoder(width, heads, inner, layers, norm_first)
-        self.decoder = nn.ModuleList(DecoderLayer(width, heads, inner, norm_first) for _ in range(layers))
-        self.norm = nn.LayerNorm(width) if norm_first else nn.Identity()
+        self.decoder = Decoder(width, heads, inner, layers, norm_first)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, T) int64 -> (B, T, W)."""
@@ -125,10 +139,7 @@ class Transformer(nn.Module):
 
     def decode(self, target: Tensor, memory: Tensor) -> Tensor:
         """(B, T) int64 of the target so far -> (B, T, tokens) logits of the token after each."""
-        x = self.embed(target)
-        for layer in self.decoder:
-            x = layer(x, memory)
-        return self.norm(x) @ self.embedding.weight.T
+        return self.decoder(self.embed(target), memory) @ self.embedding.weight.T
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         return self.decode(target, self.encode(source))

@@ -9,7 +9,7 @@ import torch
 from pipelines.action.bench import OneChunk, difference, random_network
 from pipelines.action.config import BRAINS, PRESETS
 from pipelines.action.local import LocalAction
-from pipelines.action.packed import Heads, Packed, PackedBytes, bytes_linear
+from pipelines.action.packed import Heads, PackedBytes, bytes_linear
 from pipelines.action.streaming import FastOadTR
 from pipelines.action.windows import shuffle
 from tests.action.brains import lively, stream
@@ -134,23 +134,6 @@ def test_what_is_computed_of_a_chunk_alone(monkeypatch):
         fast.answer(past)
     assert rows == [1] * 20
     assert fast._encoder[0].project is None and fast._decoder[0].qkv is None
-
-
-@pytest.mark.parametrize("onednn", [None, False])
-def test_packed_maps(onednn):
-    drawn = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn(24, 16, generator=drawn), torch.randn(24, generator=drawn)
-    other = torch.randn(5, 24, generator=drawn)
-    kept = other.clone()
-    for given in (bias, None):
-        one = Packed(weight, given, onednn)
-        for count in (1, 5):
-            x = torch.randn(count, 16, generator=drawn)
-            plain = torch.nn.functional.linear(x, weight, given)
-            assert apart((one(x),), (plain,)) < 1e-5
-            assert apart((one.gelu(x),), (torch.nn.functional.gelu(plain),)) < 1e-5
-            assert apart((one.add(x, other[:count]),), (plain + other[:count],)) < 1e-5
-    assert torch.equal(other, kept)
 
 
 def test_eight_bits_are_near(monkeypatch):

@@ -79,3 +79,65 @@ def test_without_onednn_the_plain_path_is_taken(monkeypatch):
 def test_padding_by_name_is_refused():
     with pytest.raises(ValueError, match="two numbers"):
         convolution(padding="same")
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+PRODUCTS = [(False, torch.float32)]
+PRODUCTS += [(True, dtype) for dtype in (torch.float32, torch.bfloat16) if fused.onednn_products(dtype)]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("onednn", "dtype"), PRODUCTS)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_linear_map_equals_torchs(onednn, dtype, biased):
+    weight, bias = drawn(24, 32), drawn(24, seed=1) if biased else None
+    step = fused.FusedLinear(weight.to(dtype), None if bias is None else bias.to(dtype), onednn)
+    assert torch.equal(step.weight, weight.to(dtype)), "it can be had back as it was"
+    tolerance = 1e-4 if dtype == torch.float32 else 0.2
+    for rows in ((5,), (2, 7), (1,)):  # however many, however laid out
+        x = drawn(*rows, 32, seed=2)
+        wanted = F.linear(x, weight, bias)
+        given, other = x.to(dtype), drawn(*rows, 24, seed=3)
+        kept = other.clone()
+        assert (step(given).float() - wanted).abs().max() < tolerance
+        assert (step.gelu(given).float() - F.gelu(wanted)).abs().max() < tolerance
+        assert (step.add(given, other.to(dtype)).float() - (wanted + other)).abs().max() < tolerance
+        found = step.times(given, other.to(dtype))
+        assert found.dtype == dtype and (found.float() - wanted * other).abs().max() < 2 * tolerance
+        assert torch.equal(other, kept)
+        assert wanted.std() > 3, "the differences are to be read against this"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("onednn", "dtype"), PRODUCTS)
+def test_attention_equals_the_formula(onednn, dtype, monkeypatch):
+    monkeypatch.setattr(fused, "SCORES_BYTES", 1 << 15)  # so that the rows come in parts, the last a short one
+    q, k, v = (drawn(2, 3, length, 16, seed=length) for length in (150, 70, 71))
+    v = v[:, :, :70]
+    wanted = (q @ k.transpose(2, 3) / 4).softmax(dim=-1) @ v
+    strided = (each.to(dtype).transpose(1, 2).contiguous().transpose(1, 2) for each in (q, k, v))  # as heads come
+    found = fused.attend(*strided, onednn)
+    assert found.shape == wanted.shape and found.dtype == dtype
+    assert (found.float() - wanted).abs().max() < (1e-5 if dtype == torch.float32 else 0.03)
+
+
+def test_what_is_slower_or_unknown_is_not_taken(monkeypatch):
+    monkeypatch.setattr(fused, "onednn_linear", lambda dtype: False)
+    monkeypatch.setattr(fused, "onednn_attention", lambda dtype: False)
+    monkeypatch.setattr(fused, "_attend", lambda *_: pytest.fail("not asked for"))
+    assert not fused.FusedLinear(torch.ones(2, 2)).onednn
+    q = torch.ones(1, 1, 200, 8)
+    assert fused.attend(q, q, q).shape == q.shape
+    monkeypatch.setattr(fused, "onednn_linear", lambda dtype: True)
+    assert not fused.FusedLinear(torch.ones(2, 2).double()).onednn
+
+
+@pytest.mark.parametrize(("seconds", "answer"), [((1.0, 2.0), True), ((2.0, 1.0), False), ((1.0, 1.01), False)])
+def test_the_faster_of_two(seconds, answer, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(fused.time, "perf_counter", lambda: now[0])
+    calls = [lambda cost=cost: now.__setitem__(0, now[0] + cost) for cost in seconds]
+    assert fused.faster(*calls) is answer

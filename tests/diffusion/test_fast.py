@@ -29,7 +29,7 @@ def difference(a, b):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("onednn", [None, False])
+@pytest.mark.parametrize("onednn", [None, True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fast_denoiser_equals_the_readable_one(family, onednn):
     cfg = FAMILIES[family]
@@ -67,11 +67,12 @@ def test_what_is_given_stays_as_it_was_and_records_are_the_same():
 
 @torch.inference_mode()
 @pytest.mark.parametrize("rows", [1, 7, 64])
-def test_the_gated_mlp_in_parts(rows, monkeypatch):
+@pytest.mark.parametrize("onednn", [True, False])
+def test_the_gated_mlp_in_parts(rows, onednn, monkeypatch):
     monkeypatch.setattr(fast, "ROWS", rows)
     torch.manual_seed(0)
     block = TransformerBlock(32, 24, 4).eval()
-    quick = fast.FastTransformerBlock(copy.deepcopy(block))
+    quick = fast.FastTransformerBlock(copy.deepcopy(block), onednn)
     x, text = torch.randn(2, 10, 32), torch.randn(2, 5, 24)
     wanted = block(x, text)
     seen = []
@@ -128,7 +129,7 @@ def test_in_16_bits_it_is_close():
             setattr(net.down_blocks[0].downsamplers[0].conv.step, "dilation", [2, 2])
             or setattr(net.down_blocks[0].downsamplers[0].conv.step, "padding", [2, 2])
         ),
-        lambda net: net.mid_block.attentions[0].transformer_blocks[0].ff.net["2"].bias[0].add_(0.3),
+        lambda net: net.mid_block.attentions[0].transformer_blocks[0].ff.net["2"].step.bias[0].add_(0.3),
     ],
 )
 def test_planted_faults_are_seen(plant):

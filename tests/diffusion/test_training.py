@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.common.muon import orthogonalise, orthogonalise_wide
+from pipelines.common import training
+from pipelines.common.muon import Muon, orthogonalise, orthogonalise_wide
 from pipelines.common.training import Machine, Trainer, TrainOptions, pick_machine
 from pipelines.diffusion import captions, data, tokenizer, train_denoiser, weights
 from pipelines.diffusion.clip_text import CLIPTextEncoder
@@ -135,6 +136,40 @@ def test_muon_steps_are_near_orthogonal(shape: tuple[int, int]) -> None:
     values = torch.linalg.svdvals(orthogonalise(matrix))
     assert 0.6 < values[len(values) // 2] < 1.25 and values[0] < 1.25
     assert torch.allclose(orthogonalise(matrix), orthogonalise_wide(matrix), atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 100), (100, 16), (8, 4, 3, 3)])
+def test_muon_in_bfloat16_steps_as_in_float32(shape: tuple[int, ...]) -> None:
+    """Long matrices too: the iteration on their Gram matrix would not bear it."""
+    steps = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = nn.Parameter(torch.zeros(shape))
+        weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        Muon([weight], 0.1, dtype=dtype).step()
+        steps.append(weight.detach())
+    assert steps[1].dtype == torch.float32
+    assert 0 < (steps[1] - steps[0]).norm() < 0.05 * steps[0].norm()
+
+
+@pytest.mark.parametrize(("seconds", "autocast"), [((2.0, 1.0), True), ((1.0, 2.0), False), ((1.0, 0.9), False)])
+def test_bfloat16_is_taken_where_it_is_faster(
+    seconds: tuple[float, float], autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands still but for a convolution, which takes what is planted for its numbers."""
+    now, plain = [0.0], training.F.conv2d
+
+    def conv2d(x: Tensor, *given: object, **options: object) -> Tensor:
+        now[0] += seconds[x.dtype == torch.bfloat16]
+        return plain(x, *given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(training.F, "conv2d", conv2d)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    machine = pick_machine(mixed=True)
+    with machine.autocast():
+        assert torch.is_autocast_enabled("cpu") == autocast
+    assert machine.dtype == (torch.bfloat16 if autocast else torch.float32)
+    assert pick_machine().dtype == torch.float32
 
 
 def test_folding_the_scale_is_exact() -> None:

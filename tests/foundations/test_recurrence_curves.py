@@ -17,7 +17,9 @@ EN, ZH = visitor("en"), visitor("zh-CN")
 def shipped(tmp_path, monkeypatch):
     """A run of two networks of the copy task, exported, and the catalogue's entry of it."""
     course = train_recurrence.course
-    monkeypatch.setattr(train_recurrence, "course", lambda *given: course(*given, steps=120, size=6_000))
+    monkeypatch.setattr(
+        train_recurrence, "course", lambda kind, task, length, steps: course(kind, task, length, 120, size=6_000)
+    )
     for module in (train_recurrence, recurrence_curves):
         monkeypatch.setattr(module, "LENGTHS", {"copy": (1, 3)})
         monkeypatch.setattr(module, "KINDS", ("gru", "transformer"))
@@ -48,7 +50,7 @@ def test_a_run_is_kept_and_not_done_twice(shipped, capsys):
 def test_what_is_exported_is_what_is_read(shipped):
     _, found = shipped
     curves = recurrence_curves.shipped("copy")
-    assert recurrence_curves.shipped("sort") is None and curves.steps == train_recurrence.STEPS
+    assert recurrence_curves.shipped("sort") is None and curves.steps == train_recurrence.STEPS["copy"]
     assert [(one.kind, one.length) for one in curves.points] == [
         ("gru", 1), ("gru", 3), ("transformer", 1), ("transformer", 3),
     ]  # fmt: skip
@@ -66,7 +68,7 @@ def test_the_page_draws_them(shipped):
     assert [kind for kind, _ in rows] == ["gru", "transformer"] and shown.count("<svg viewBox") == 2
     cells = re.findall(r"<td>(.*?)</td>", rows[0][1])
     assert cells[4] == "2 / 6" and cells[2].endswith("%")
-    assert "120 steps" not in shown and f"{train_recurrence.STEPS} steps of 32 examples" in shown
+    assert "120 steps" not in shown and f"{train_recurrence.STEPS['copy']} steps of 32 examples" in shown
     assert "任务的长度" in recurrence_page.beforehand("copy", ZH)
     with pytest.raises(UserError, match="tasks in the list"):
         recurrence_page.beforehand("sing", EN)

@@ -78,7 +78,7 @@ def test_the_transformer_is_torchs(norm_first):
     decoder = [torch.nn.TransformerDecoderLayer(12, 3, 20, **options).double().eval() for _ in range(2)]
     for mine, theirs in zip(ours.encoder.layers, encoder, strict=True):
         put(mine, theirs)
-    for mine, theirs in zip(ours.decoder, decoder, strict=True):
+    for mine, theirs in zip(ours.decoder.layers, decoder, strict=True):
         put(mine, theirs, theirs.multihead_attn)
     source, target = torch.randint(0, 13, (2, 9)), torch.randint(0, 13, (2, 6))
     memory, x = ours.embed(source), ours.embed(target)
@@ -88,7 +88,7 @@ def test_the_transformer_is_torchs(norm_first):
     future = torch.ones(6, 6, dtype=torch.bool).triu(1)
     for layer in decoder:
         x = layer(x, memory, tgt_mask=future)
-    expected = ours.norm(x) @ ours.embedding.weight.T
+    expected = ours.decoder.norm(x) @ ours.embedding.weight.T
     torch.testing.assert_close(ours(source, target), expected, **CLOSE)
     said = ours.greedy(source, 3, 4)
     assert said.shape == (2, 4)
@@ -139,5 +139,5 @@ def test_the_tasks_are_what_they_say():
 
 
 def test_what_must_wait_for_what():
-    assert tasks.steps_in_a_row("transformer", 500, 2) == 2
-    assert tasks.steps_in_a_row("lstm", 500, 2) == 501 and tasks.steps_in_a_row("rnn", 1, 1) == 1
+    assert tasks.steps_in_a_row("transformer", 500) == tasks.steps_in_a_row("encdec", 500) == 2
+    assert tasks.steps_in_a_row("lstm", 500) == 500 and tasks.steps_in_a_row("rnn", 1) == 1
