@@ -10,6 +10,7 @@ _HOMES = {
     "StreamOptions": "contract",
     "Update": "contract",
     "open_stream": "pipeline",
+    "watch": "pipeline",
 }
 
 __all__ = sorted(_HOMES)

@@ -61,12 +61,15 @@ class ChunkClock:
             self._start = timestamp
         return math.floor((timestamp - self._start + _ROUNDING) * CHUNKS_PER_SECOND)
 
-    def advance(self, timestamp: float) -> None:
-        """A frame of this time has come."""
-        self.chunk = self.chunk_of(timestamp)
-        self._last = timestamp
+    def came(self, timestamp: float) -> None:
+        """A frame of this time is here, and nothing was done with it yet."""
         # The frame that came soonest after it was filmed tells how the two clocks lie.
         self._offset = min(self._offset, self._now() - timestamp)
+
+    def advance(self, timestamp: float) -> None:
+        """A frame of this time was looked at."""
+        self.chunk = self.chunk_of(timestamp)
+        self._last = timestamp
 
     def end_of(self, chunk: int) -> float:
         """Seconds of the stream's clock."""

@@ -72,7 +72,7 @@ class Update:
     None where nobody was found. seconds: of each stage that was measured, of the frame that completed the chunk.
     dropped: frames of this stream so far that were passed over for a newer one. late: updates so far that came more
     than one chunk after their chunk's end. taught: probability of each action that was taught to the stream, by name.
-    brain, weights (the entry's id), backend: who says so.
+    brain, weights (the entry's id), backend: who says so. aspect: width over height of the picture of `landmarks`.
     """
 
     labels: tuple[str, ...]
@@ -90,6 +90,7 @@ class Update:
     brain: Brain = "oadtr"
     weights: str = ""
     backend: Backend = "local"
+    aspect: float = 4 / 3
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -67,9 +68,13 @@ def open_stream(weights: str = "auto", backend: Backend = "local", keep: int = 0
     return stream(asked, entry, loaded, int(keep))
 
 
-def watch(video: Video, stream: Stream) -> Iterator[tuple[Frame, Update | None]]:
-    """Every frame of a video, and the answer that it completed. The stream is left open; its last chunk is answered
-    with the last frame. UserError: as of the video and of `push`."""
+def watch(video: Video | str | Path, stream: Stream) -> Iterator[tuple[Frame, Update | None]]:
+    """Every frame of a video, which may be a file's path, and the answer that it completed. The stream is left open;
+    its last chunk is answered with the last frame. UserError: as of the video and of `push`."""
+    if not isinstance(video, Video):
+        with Video(video) as opened:
+            yield from watch(opened, stream)
+        return
     last: tuple[Frame, Update | None] | None = None
     for frame in video.every():
         if last is not None:
@@ -146,8 +151,8 @@ class Stream:
     """What both kinds of stream share. Not for more than one thread at a time.
 
     labels: names of the classes. past: the newest chunks, as many as were asked for. pose: (33, 4) float32, landmarks
-    of the newest frame, None where nobody is. dropped: frames that were passed over for a newer one. The levels at
-    which an action begins and ends may be changed at any time by `call_at`.
+    of the newest frame, None where nobody is. aspect: its width over its height. dropped: frames that were passed over
+    for a newer one. The levels at which an action begins and ends may be changed at any time by `call_at`.
     """
 
     def __init__(self, options: StreamOptions, entry: catalogue.Entry, backend: Any, keep: int) -> None:
@@ -157,6 +162,7 @@ class Stream:
         self.pose: np.ndarray | None = None
         self.dropped = 0
         self.closed = False
+        self.aspect = ASPECT
         self._clock = ChunkClock()
         self._calls = Hysteresis(0.5)
         self.call_at(options.threshold, options.release)
@@ -222,6 +228,7 @@ class Stream:
         if self._clock.behind(now):
             self.dropped += 1
             return True
+        self._clock.came(now)
         return False
 
     def _update(self, answer: Answer, chunk: int, spent: dict[Stage, float], taught: dict[str, float]) -> Update:
@@ -231,7 +238,7 @@ class Stream:
         return Update(
             self.labels, answer.probabilities, answer.anticipated, self._clock.end_of(chunk), chunk,
             None if called == BACKGROUND else self.labels[called], self.pose, answer.attention, spent, self.dropped,
-            self._clock.late, taught, self.options.brain, self.entry.id, self.options.backend,
+            self._clock.late, taught, self.options.brain, self.entry.id, self.options.backend, self.aspect,
         )  # fmt: skip
 
 
@@ -292,7 +299,7 @@ class PoseStream(Stream):
         return told
 
     def _gather(self, landmarks: np.ndarray | None, now: float, aspect: float) -> None:
-        self.pose = landmarks
+        self.pose, self.aspect = landmarks, aspect
         joints = np.full((LANDMARKS, 4), np.nan, np.float32) if landmarks is None else landmarks
         self._frames.append(joints_of(joints, aspect))
         self._clock.advance(now)

@@ -276,6 +276,18 @@ def restore(data: bytes, width: Mapping[tuple[str, str], int]) -> tuple[Lesson, 
     return lessons
 
 
+def joined(known: Sequence[Lesson], new: Sequence[Lesson]) -> tuple[Lesson, ...]:
+    """Lessons and new ones of one encoder; those of another encoder are left behind, as a stream has only one.
+    UserError: a name is there already, or there would be too many."""
+    encoder = new[0].weights, new[0].brain
+    kept = [each for each in known if (each.weights, each.brain) == encoder]
+    for lesson in new:
+        name_of(lesson.name, [each.name for each in kept])
+    if len(kept) + len(new) > MOST_LESSONS:
+        raise UserError(f"At most {MOST_LESSONS} actions can be taught; erase some first.")
+    return (*kept, *new)
+
+
 def _lesson(fields: Mapping[str, Any]) -> Lesson:
     """ValueError, KeyError, TypeError or OverflowError: not a lesson."""
     arrays = {name: np.array(fields[name], np.float64) for name in ("mean", "scale", "weight")}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ COURSE_BYTES = 3_600_000  # of a visitor's recordings, at most: 60 pieces of up 
 REPETITION, IDLING = 20, 50  # chunks
 PATIENCE = 8.0  # times as long as filmed, at most, is waited for on a slow machine
 MOST_PIECES = 20
+_lock, _recording = threading.Lock(), set[str]()  # tickets of the streams that are being recorded
 CLOSED = "Start the camera or a clip on this page first; then record."
 
 
@@ -48,10 +52,32 @@ def seen(ticket: Any) -> tuple[Stream, list[Moment]]:
     return found
 
 
+@contextmanager
+def alone(ticket: Any) -> Iterator[None]:
+    """One recording of a stream at a time: a page that has no course yet would get two. UserError: another goes on."""
+    with _lock:
+        if str(ticket) in _recording:
+            raise UserError("A recording goes on; wait until it is complete.")
+        _recording.add(str(ticket))
+    try:
+        yield
+    finally:
+        with _lock:
+            _recording.discard(str(ticket))
+
+
 def record(
     ticket: str, course_ticket: str | None, wanted: int, progress: gr.Progress
 ) -> tuple[str, Course, Piece]:  # fmt: skip
-    """The next chunks of the stream, with what came before them. UserError: it ends before, or nobody is seen."""
+    """The next chunks of the stream, with what came before them. UserError: it ends before, nobody is seen, or another
+    recording goes on."""
+    with alone(ticket):
+        return _record(ticket, course_ticket, wanted, progress)
+
+
+def _record(
+    ticket: str, course_ticket: str | None, wanted: int, progress: gr.Progress
+) -> tuple[str, Course, Piece]:  # fmt: skip
     stream, moments = seen(ticket)
     if stream.closed:
         raise UserError(CLOSED)
@@ -111,8 +137,7 @@ def learn(
     entry = resolve(course.weights, "local")
     start = time.perf_counter()
     lesson = teach.learn(chosen, course, load(entry, "local"), entry.id)
-    others = tuple(each for each in course.lessons if (each.weights, each.brain) == (lesson.weights, lesson.brain))
-    course.lessons = (*others, lesson)
+    course.lessons = teach.joined(course.lessons, (lesson,))
     course.older = [*course.older, *course.repetitions][-MOST_PIECES:]
     course.repetitions = []  # the idling serves the next lesson too
     player_page.live().learn(ticket, course.lessons)
@@ -139,7 +164,7 @@ def export(course_ticket: str | None) -> Any:
 
 
 def bring(ticket: str, course_ticket: str | None, path: str | None, weights: str, request: gr.Request) -> Any:
-    """Actions from a file that was saved here."""
+    """Actions from a file that was saved here, beside those that were taught."""
     if not path or Path(path).stat().st_size > 5_000_000:
         raise UserError("Choose a file of taught actions that was saved here.")
     entry = resolve(weights, "local")
@@ -147,9 +172,10 @@ def bring(ticket: str, course_ticket: str | None, path: str | None, weights: str
     brain: Any = "oadtr"
     width = encoded(backend, np.zeros((1, 1, backend.config(brain).in_features), np.float32), brain).shape[1]
     lessons = teach.restore(Path(path).read_bytes(), {(entry.id, brain): width})
-    course_ticket, course = course_of(course_ticket)
-    course.lessons = lessons
-    player_page.live().learn(ticket, lessons)
+    with alone(ticket):
+        course_ticket, course = course_of(course_ticket)
+        course.lessons = teach.joined(course.lessons, lessons)
+    player_page.live().learn(ticket, course.lessons)
     return course_ticket, told(course, request)
 
 

@@ -43,13 +43,14 @@ def names(labels: Sequence[str], say: Say) -> list[str]:
     return [say(each) if "{" not in each else each for each in labels]
 
 
-def skeleton(landmarks: np.ndarray | None, name: str, size: int = 44) -> str:
-    """Somebody as lines in a square, however large they are in the picture; an empty square of nobody."""
+def skeleton(landmarks: np.ndarray | None, name: str, aspect: float, size: int = 44) -> str:
+    """Somebody as lines in a square, however large they are in the picture; an empty square of nobody. aspect: the
+    picture's width over its height."""
     lines = ""
     if landmarks is not None and np.isfinite(landmarks[11:29, :2]).all():
-        body = landmarks[[0, *range(11, 17), *range(23, 29)], :2] * (4 / 3, 1)
+        body = landmarks[[0, *range(11, 17), *range(23, 29)], :2] * (aspect, 1)
         centre, span = (body.min(axis=0) + body.max(axis=0)) / 2, float(np.ptp(body, axis=0).max()) or 1.0
-        place = (landmarks[:, :2] * (4 / 3, 1) - centre) / span * 84 + 50
+        place = (landmarks[:, :2] * (aspect, 1) - centre) / span * 84 + 50
         lines = "".join(
             f'<path d="M{place[a, 0]:.0f} {place[a, 1]:.0f}L{place[b, 0]:.0f} {place[b, 1]:.0f}"/>' for a, b in BONES
         )
@@ -76,7 +77,8 @@ def ribbon(recording: Recording, index: int, found: Looked, say: Say) -> str:
         bar = f'<i style="height:{100 * share / largest:.0f}%"></i>'
         mark = f"−{ago:.1f}" if (index - first - k) % 5 == 0 else ""
         cells.append(
-            f'<div title="{html.escape(said)}">{skeleton(update.landmarks, said)}<span class="gh-look">{bar}</span>'
+            f'<div title="{html.escape(said)}">{skeleton(update.landmarks, said, update.aspect)}'
+            f'<span class="gh-look">{bar}</span>'
             f"<small>{mark}</small></div>"
         )
     own = float(found.task.mean((0, 1))[-1])

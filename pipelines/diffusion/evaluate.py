@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from . import captions, data, weights
 from .clip_text import CLIPTextEncoder
 from .config import DiffusionConfig
+from .fast import fuse
 from .schedule import alphas_cumprod
 from .tokenizer import CLIPTokenizer
 from .unet import UNet
@@ -127,8 +128,8 @@ def draw_pictures(folder: Path, prompts: list[str], steps: int, guidance: float,
     from .train_autoencoder import to_pictures
 
     cfg = weights.read_config(folder)
-    text_encoder, unet = weights.load_text_encoder(folder, cfg.text), weights.load_unet(folder, cfg.unet)
-    vae, tokens = weights.load_vae(folder, cfg.vae), CLIPTokenizer.read(folder / "tokenizer")
+    text_encoder, unet = weights.load_text_encoder(folder, cfg.text), fuse(weights.load_unet(folder, cfg.unet))
+    vae, tokens = fuse(weights.load_vae(folder, cfg.vae)), CLIPTokenizer.read(folder / "tokenizer")
     drawn = []
     for start in range(0, len(prompts), 50):
         part = prompts[start : start + 50]

@@ -2,13 +2,14 @@
 
 import base64
 import io
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.action import brains_page, player_page, recording, ribbon_page, source_page, swap_page, teach_page
+from pipelines.action import brains_page, player_page, recording, ribbon_page, source_page, swap_page, teach_page, view
 from pipelines.action import examples_page as examples
 from pipelines.action.contract import Update
 from pipelines.action.pipeline import Moment, open_stream
@@ -147,6 +148,28 @@ def test_swap_tells_what_is_missing(entry):
     assert len(data) == 32 and {row["backend"] for row in data} == {"local"}
     with pytest.raises(UserError, match="Choose or record"):
         swap_page.swap(None, "auto", visitor(), no_progress)
+
+
+def test_one_recording_at_a_time(entry):
+    with teach_page.alone("mine"):
+        with teach_page.alone("another's"):
+            pass
+        with pytest.raises(UserError, match="A recording goes on"):
+            teach_page.repeat("mine", None, visitor(), no_progress)
+    with pytest.raises(UserError, match="Start the camera or a clip"):  # it is over
+        teach_page.repeat("mine", None, visitor(), no_progress)
+
+
+def test_skeletons_have_the_pictures_shape():
+    pose = np.full((33, 4), 0.5, np.float32)
+    pose[11:29, 0], pose[11:29, 1] = np.linspace(0.4, 0.6, 18), np.linspace(0.2, 0.8, 18)
+
+    def wide(aspect):
+        points = re.findall(r"[ML](\d+) (\d+)", view.skeleton(pose, "", aspect))
+        x, y = np.array(points, float).T
+        return np.ptp(x) / np.ptp(y)
+
+    assert wide(2.0) == pytest.approx(2 * wide(1.0), rel=0.05)
 
 
 def test_teach_needs_a_stream_and_a_name(entry):

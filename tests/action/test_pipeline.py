@@ -223,11 +223,18 @@ def test_the_clock_counts_what_is_late():
     clock = ChunkClock(lambda: wall[0])
     for k in range(4):
         wall[0] = k / 10 + 0.02
+        clock.came(k / 10)
+        wall[0] += 0.05  # what looking at it takes is not the camera's delay
         clock.advance(k / 10)
         clock.answered(max(0, k - 1))
     assert clock.late == 0
-    wall[0] = 0.75
+    wall[0] = 0.42
+    clock.came(0.4)
+    wall[0] = 0.51
     clock.advance(0.4)
     clock.answered(3)
-    assert clock.late == 1
+    assert clock.late == 0
+    wall[0] = 0.53
+    clock.answered(3)
+    assert clock.late == 1, "0.11 s after its end, by a clock that is 0.02 s ahead"
     assert clock.end_of(3) == pytest.approx(0.4) and clock.chunk == 4

@@ -1,6 +1,7 @@
 """Taught actions: a head that tells repetitions from idling, its file, and what is no file of ours."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_too_little_is_a_sentence():
         with pytest.raises(UserError, match=sentence):
             teach.name_of(name, ["wave"])
     assert teach.name_of("  star   jump ", ["wave"]) == "star jump"
+
+
+def test_new_lessons_come_beside_the_known_ones():
+    made = {name: teach.teach(name, *clouds(0), "w") for name in ("jump", "hop")}
+    other = teach.teach("skip", *clouds(0), "other weights")
+    assert teach.joined((made["jump"], other), (made["hop"],)) == (made["jump"], made["hop"])
+    with pytest.raises(UserError, match="called “jump” already"):
+        teach.joined((made["jump"],), (made["hop"], made["jump"]))
+    many = [replace(made["jump"], name=f"jump {k}") for k in range(teach.MOST_LESSONS)]
+    with pytest.raises(UserError, match="At most 12"):
+        teach.joined(many, (made["hop"],))
 
 
 def test_a_file_goes_round_and_others_are_refused():

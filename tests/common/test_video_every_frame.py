@@ -1,4 +1,4 @@
-"""Videos frame by frame, as a stream is: real times, turned phones, an hour, what is broken. See also tests/common."""
+"""Videos frame by frame, as a stream is: real times, turned phones, an hour, what is broken."""
 
 import struct
 from dataclasses import replace
