@@ -10,7 +10,6 @@ from pipelines.action.clock import ChunkClock
 from pipelines.action.pipeline import load, pose_of, watch
 from pipelines.common.bench import torch_threads
 from pipelines.common.errors import UserError
-from pipelines.common.video import Video
 from tests.action.small import LABELS, small, standing
 
 CLIP = Path(__file__).resolve().parents[2] / "assets" / "examples" / "action" / "jumping-jacks.webm"
@@ -160,8 +159,8 @@ def test_frames_of_any_size(entry):
 
 
 def test_a_real_clip(entry):
-    with open_stream(keep=100) as stream, Video(CLIP) as video:
-        found = list(watch(video, stream))
+    with open_stream(keep=100) as stream:
+        found = list(watch(CLIP, stream))
         updates = [update for _, update in found if update is not None]
         assert len(found) == 97 and [update.chunk for update in updates] == list(range(32))
         assert all(update.landmarks is not None for update in updates)
