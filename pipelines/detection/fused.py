@@ -1,8 +1,8 @@
 """The fast inference forms of the networks: frozen batch norms inside the convolutions, and these fused. torch only.
 
 `fuse` gives a network of the same class that answers as the readable one does but for rounding. It shares all but the
-backbone with the network that it was made from, and is bound to its device. Not for training. The transformer needs no
-other form: on two cores its products already run at the processor's speed.
+backbone and packed linear maps with the network that it was made from, and is bound to its device. Not for training.
+The transformer needs no other form than these maps, and them only where torch's own are slow (see `common.fused`).
 
 A backbone here is a list of steps that take and give feature maps: tensors, or what another kind of step works on
 (`quantised.py`).
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.common.fused import FusedConv, batch_norm_affine, scaled
+from pipelines.common.fused import FusedConv, batch_norm_affine, pack_linears, scaled
 
 from .deformable import DeformableDetr
 from .detr import Detr
@@ -121,11 +121,11 @@ class FusedBackbone(nn.Module):
 
 
 def fuse(network: Network, onednn: bool | None = None) -> Network:
-    """The fast form of a network. onednn: as for `FusedConv`."""
+    """The fast form of a network. onednn: as for `FusedConv` and `pack_linears`."""
     backbone = FusedBackbone(network.backbone, onednn)
     if isinstance(network, Detr) and not network.config.panoptic:
         backbone.levels = backbone.levels[-1:]  # only masks need the finer maps
-    return with_backbone(network, backbone)
+    return pack_linears(with_backbone(network, backbone), onednn)
 
 
 def with_backbone(network: Network, backbone: nn.Module) -> Network:

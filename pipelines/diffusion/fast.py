@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.common.fused import FusedConv, FusedLinear, attend
+from pipelines.common.fused import FusedConv, FusedLinear, PackedLinear, attend
 
 from .blocks import ResnetBlock
 from .unet import Attention, FeedForward, GatedProjection, TransformerBlock, attention_shares
@@ -50,23 +50,6 @@ class PackedConv(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"], destination[f"{prefix}bias"] = self.step.weight, self.step.bias
-
-
-class PackedLinear(nn.Module):
-    """A linear map whose weight is kept in the kernel's order, and nowhere else. In a state dict it is as it was."""
-
-    def __init__(self, linear: nn.Linear, onednn: bool | None) -> None:
-        super().__init__()
-        self.step = FusedLinear(linear.weight, linear.bias, onednn)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., D)."""
-        return self.step(x)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}weight"] = self.step.weight
-        if self.step.bias is not None:
-            destination[f"{prefix}bias"] = self.step.bias
 
 
 class FastGroupNorm(nn.Module):
@@ -117,9 +100,11 @@ class FastAttention(nn.Module):
     def __init__(self, attention: Attention, onednn: bool | None) -> None:
         super().__init__()
         self.heads, self.onednn = attention.heads, onednn
-        for name in ("to_q", "to_k", "to_v"):
-            setattr(self, name, PackedLinear(getattr(attention, name), onednn))
-        self.to_out = nn.ModuleList([PackedLinear(attention.to_out[0], onednn)])
+        self.to_q = PackedLinear(attention.to_q, onednn)
+        self.to_k = PackedLinear(attention.to_k, onednn)
+        self.to_v = PackedLinear(attention.to_v, onednn)
+        last: Any = attention.to_out[0]
+        self.to_out = nn.ModuleList([PackedLinear(last, onednn)])
 
     def forward(self, x: Tensor, context: Tensor, shares: list[Tensor] | None = None) -> Tensor:
         """As the readable one."""
@@ -155,8 +140,9 @@ class FastFeedForward(nn.Module):
 
     def __init__(self, mlp: FeedForward, onednn: bool | None = None) -> None:
         super().__init__()
-        inward, outward = GatedHalves(mlp.net["0"], onednn), PackedLinear(mlp.net["2"], onednn)
-        self.net = nn.ModuleDict({"0": inward, "2": outward})
+        inward: Any = mlp.net["0"]
+        outward: Any = mlp.net["2"]
+        self.net = nn.ModuleDict({"0": GatedHalves(inward, onednn), "2": PackedLinear(outward, onednn)})
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, C) -> (rows, C)."""

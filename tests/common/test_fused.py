@@ -1,5 +1,7 @@
 """The fused convolution by hand, and against torch's own in every shape that the networks use."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,3 +143,32 @@ def test_the_faster_of_two(seconds, answer, monkeypatch):
     monkeypatch.setattr(fused.time, "perf_counter", lambda: now[0])
     calls = [lambda cost=cost: now.__setitem__(0, now[0] + cost) for cost in seconds]
     assert fused.faster(*calls) is answer
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not fused.onednn_products(torch.float32), reason="no linear maps of oneDNN here")
+def test_a_packed_network_shares_the_rest_and_can_be_cast():
+    inner = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.LayerNorm(8))
+    plain = torch.nn.ModuleDict({"a": inner, "b": torch.nn.Linear(8, 3, bias=False), "c": torch.nn.ReLU()})
+    packed = fused.pack_linears(plain, onednn=True)
+    assert packed["a"][1] is inner[1] and packed["c"] is plain["c"] and type(plain["b"]) is torch.nn.Linear
+    x = drawn(4, 6)
+    wanted = plain["b"](inner(x))
+    assert (packed["b"](packed["a"](x)) - wanted).abs().max() < 1e-5
+    state = packed.state_dict()
+    assert state.keys() == plain.state_dict().keys() and all(
+        torch.equal(state[k], plain.state_dict()[k]) for k in state
+    )
+    short = copy.deepcopy(packed).to(torch.bfloat16)
+    found = short["b"](short["a"](x.bfloat16()))
+    assert found.dtype == torch.bfloat16 and 0 < (found.float() - wanted).abs().max() < 0.1
+    assert torch.equal(packed["b"].weight, plain["b"].weight), "the one that was copied stays as it is"
+    assert fused.pack_linears(plain, onednn=False) is plain
+
+
+def test_the_trials_find_what_a_known_processor_has():
+    """A trial that always fails would turn the fast paths off in silence."""
+    assert fused.onednn_products(torch.float32) == (
+        torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+    assert not fused.onednn_products(torch.float64)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.common.errors import UserError
-from pipelines.common.fused import FusedConv
+from pipelines.common.fused import FusedConv, PackedLinear, onednn_products
 from pipelines.detection import forms, local, quantised, weights
 from pipelines.detection.config import PRESETS, DetrConfig, InputSize, MobileNetV2Config, ResNetConfig
 from pipelines.detection.contract import Ablation
@@ -50,11 +50,13 @@ def differences(a, b):
     return [float((x.float() - y).abs().max()) for x, y in pairs]
 
 
+FORMS = [None, False, *([True] if onednn_products(torch.float32) else [])]
+
 # --- fused -----------------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("onednn", [None, False])
+@pytest.mark.parametrize("onednn", FORMS)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_fused_detr_equals_the_readable_one(name, onednn, batch):
     network = detr(BACKBONES[name], panoptic=True)
@@ -71,7 +73,7 @@ def test_a_fused_detr_equals_the_readable_one(name, onednn, batch):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("onednn", [None, False])
+@pytest.mark.parametrize("onednn", FORMS)
 def test_a_fused_deformable_detr_equals_the_readable_one(onednn, batch):
     network = deformable()
     fast = fuse(network, onednn)
@@ -104,6 +106,12 @@ def test_the_picture_and_the_readable_network_are_left_alone(batch):
     assert torch.equal(network(*batch).logits, wanted.logits)
     assert fast.projection is network.projection, "all but the backbone is shared"
     assert len(fast.backbone(batch[0])) == 1, "without a mask head only the last map is wanted"
+    if onednn_products(torch.float32):
+        packed = fuse(network, onednn=True)
+        assert (
+            isinstance(packed.encoder[0].linear1, PackedLinear) and type(network.encoder[0].linear1) is torch.nn.Linear
+        )
+        assert packed.encoder[0].norm1 is network.encoder[0].norm1, "but for the packed maps, too"
 
 
 @torch.inference_mode()
