@@ -44,10 +44,10 @@ def test_networks_learn_and_the_longer_tasks_are_shown(visit):
     open_tab(page, "Recurrence")
     rows = f"{RECURRENCE}-table tbody tr"
     page.wait_for_selector(f"{RECURRENCE}-shipped tbody tr", timeout=PATIENCE)
-    assert page.locator(f"{RECURRENCE}-shipped tbody tr").count() == 4
+    assert page.locator(f"{RECURRENCE}-shipped tbody tr").count() == 5
     copy = page.inner_text(f"{RECURRENCE}-shipped")
-    assert len(re.findall(r"\d+%", copy)) >= 12
-    page.wait_for_function("r => document.querySelectorAll(r).length === 4", arg=rows, timeout=PATIENCE)
+    assert len(re.findall(r"\d+%", copy)) >= 15
+    page.wait_for_function("r => document.querySelectorAll(r).length === 5", arg=rows, timeout=PATIENCE)
     wait_text(page, f"{RECURRENCE}-chart", "Norm of the gradient")  # the first training is over
     shot(page, "foundations-recurrence")
     page.get_by_label("Recall", exact=True).check()
