@@ -71,7 +71,7 @@ def onednn_linear(dtype: torch.dtype) -> bool:
 @cache
 def onednn_attention(dtype: torch.dtype) -> bool:
     """Whether attention in oneDNN's products is faster here than torch's fused one: in float32 where its linear maps
-    are, else by a trial of some milliseconds."""
+    are, else by a trial of a fifth of a second."""
     if dtype == torch.float32 or not onednn_products(dtype):
         return onednn_linear(dtype)
     q = torch.ones((2, 8, 1024, 80), dtype=dtype)  # as at the second finest size of a picture of 512 pixels
