@@ -53,9 +53,10 @@ STUDIO = Camera(
 
 
 def film(
-    rng: np.random.Generator, points: np.ndarray, labels: np.ndarray, camera: Camera
+    rng: np.random.Generator, points: np.ndarray, movements: np.ndarray, camera: Camera
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bodies (B, F, 13, 3) in metres, labels (B, F) -> joints (B, F, 13, 3) as features.joints_of gives, labels."""
+    """Bodies (B, F, 13, 3) in metres, their movements (B, F) -> joints (B, F, 13, 3) as features.joints_of gives, and
+    the movements as the picture shows them."""
     count = len(points)
     points = _as_found(points, rng.uniform(0.0, camera.found, (count, 1, 1, 1)).astype(np.float32))
     shape = np.exp(rng.normal(0.0, 0.08, (count, 1, 1, 3))).astype(np.float32) if camera.body else 1.0
@@ -74,7 +75,7 @@ def film(
     seen = _visibility(rng, yaw, points.shape[:2], camera)
     _hide_legs(rng, place, seen, camera.hidden)
     joints = np.concatenate([place, seen[..., None]], axis=-1).astype(np.float32)
-    return track(rng, joints, labels, camera)
+    return track(rng, joints, movements, camera)
 
 
 def _as_found(points: np.ndarray, part: np.ndarray) -> np.ndarray:
@@ -89,7 +90,7 @@ def _as_found(points: np.ndarray, part: np.ndarray) -> np.ndarray:
 
 
 def track(
-    rng: np.random.Generator, joints: np.ndarray, labels: np.ndarray, camera: Camera, jitter: float = 1.0
+    rng: np.random.Generator, joints: np.ndarray, movements: np.ndarray, camera: Camera, jitter: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Joints (B, F, 13, 3) with places in about metres -> the same as a tracker sees them: with jitter that lasts some
     frames, lag, mirrored pictures, lost people, and a lower frame rate (NaN where there was no frame)."""
@@ -102,15 +103,15 @@ def track(
     if lagging.any():
         joints[lagging] = _smooth(joints[lagging], rng.uniform(0.35, 0.8, (int(lagging.sum()), 1, 1)))
     turned = rng.random(count) < camera.mirrored
-    labels = labels.copy()
-    joints[turned], labels[turned] = mirror(joints[turned], labels[turned])
+    movements = movements.copy()
+    joints[turned], movements[turned] = mirror(joints[turned], movements[turned])
     for row in range(count):
         for _ in range(rng.poisson(camera.lost * joints.shape[1] / 30)):
             at = int(rng.integers(joints.shape[1]))
             joints[row, at : at + int(rng.integers(3, 24))] = np.nan
     if camera.rates:
         joints[~_captured(rng, count, joints.shape[1])] = np.nan
-    return joints, labels
+    return joints, movements
 
 
 def _visibility(rng: np.random.Generator, yaw: np.ndarray, shape: tuple[int, int], camera: Camera) -> np.ndarray:

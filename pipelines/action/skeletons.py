@@ -35,8 +35,18 @@ ACTIONS = {
 FILMED = {
     "wave": "wave", "clap": "clap", "sit": "sit down", "stand": "stand up", "throw": "throw", "run": "jog in place",
 }  # fmt: skip
-SWIPES = {CLASSES.index("swipe left"): CLASSES.index("swipe right")}
-SWIPES |= {right: left for left, right in SWIPES.items()}
+KINDS = (  # of JHMDB, in the order of their numbers here
+    "brush_hair", "catch", "clap", "climb_stairs", "golf", "jump", "kick_ball", "pick", "pour", "pullup", "push", "run",
+    "shoot_ball", "shoot_bow", "shoot_gun", "sit", "stand", "swing_baseball", "throw", "walk", "wave",
+)  # fmt: skip
+# A movement is finer than a class: 0 is none, then UTD-MHAD's actions by their numbers, then JHMDB's kinds. Training
+# tells movements apart too, since what is background to us has much in common with what is not.
+FIRST_KIND = 28
+MOVEMENTS = FIRST_KIND + len(KINDS)
+CLASS_OF = np.full(MOVEMENTS, BACKGROUND)  # of each movement
+CLASS_OF[list(ACTIONS)] = [CLASSES.index(name) for name in ACTIONS.values()]
+CLASS_OF[[FIRST_KIND + KINDS.index(kind) for kind in FILMED]] = [CLASSES.index(name) for name in FILMED.values()]
+TURNED = {1: 2, 2: 1, 9: 10, 10: 9}  # movements that a mirror makes another one of: swipes, circles either way round
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Body:
 
     points: np.ndarray
     label: int
-    action: int
+    action: int  # its movement
     subject: int
     start: int
     end: int
@@ -59,6 +69,10 @@ class Film:
     joints: np.ndarray
     label: int
     name: str
+
+    @property
+    def movement(self) -> int:
+        return FIRST_KIND + KINDS.index(self.name.split("/")[0])
 
 
 def bodies(folder: Path) -> list[Body]:
@@ -95,12 +109,12 @@ def fold(name: str, folds: int) -> int:
     return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") % folds
 
 
-def mirror(points: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bodies or pictures (..., 13, 3) seen in a mirror, and labels with the swipes swapped."""
+def mirror(points: np.ndarray, movements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bodies or pictures (..., 13, 3) seen in a mirror, and what the movements, of any shape, are there."""
     flipped = points[..., MIRRORED, :] * np.array([-1, 1, 1], np.float32)
-    swapped = label.copy()
-    for one, other in SWIPES.items():
-        swapped[label == one] = other
+    swapped = movements.copy()
+    for one, other in TURNED.items():
+        swapped[movements == one] = other
     return flipped, swapped
 
 

@@ -1,4 +1,4 @@
-"""Streams of one person doing one thing after another, composed of recorded clips, with the label of every frame.
+"""Streams of one person doing one thing after another, composed of recorded clips, with the movement of every frame.
 
 Between two actions the person stands or sits still, moves the arms somewhere for no reason, steps aside. Who sat down
 stays seated, perhaps does the next things seated, and stands up again. Everything here is in metres and of the body;
@@ -62,7 +62,7 @@ class Composer:
             self.people.setdefault(body.subject, {}).setdefault(body.label, []).append(body)
 
     def compose(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """points (F, 13, 3) and labels (F,) of `frames` frames."""
+        """points (F, 13, 3) and movements (F,), see skeletons.MOVEMENTS, of `frames` frames."""
         person = self.people[int(rng.choice(sorted(self.people)))]
         take = _Take(rng, person, self.script)
         first = int(rng.integers(0, 2 * FRAMES_PER_SECOND))  # a stream may begin in the middle of something
@@ -71,8 +71,8 @@ class Composer:
                 take.rest()
             else:
                 take.act()
-        points, labels = take.whole()
-        return points[first : first + frames], labels[first : first + frames]
+        points, movements = take.whole()
+        return points[first : first + frames], movements[first : first + frames]
 
 
 class _Take:
@@ -81,7 +81,7 @@ class _Take:
     def __init__(self, rng: np.random.Generator, person: dict[int, list[Body]], script: Script) -> None:
         self.rng, self.person, self.script = rng, person, script
         self.parts: list[np.ndarray] = []
-        self.labels: list[np.ndarray] = []
+        self.movements: list[np.ndarray] = []
         self.length = 0
         self.chair: np.ndarray | None = None  # the pose (13, 3) on it
         self.away = np.zeros(3, np.float32)  # where the person has moved to
@@ -96,11 +96,11 @@ class _Take:
             body = self._pick(STAND)
         else:
             body = self._choose()
-        points, labels = self._clip(body)
+        points, movements = self._clip(body)
         if self.chair is not None and body.label != STAND:
             points = _seat(points, self.chair)
         self._gap(points[0])
-        self._append(points, labels)
+        self._append(points, movements)
         if body.label == STAND:
             self.chair = None
         elif body.label == SIT:
@@ -128,7 +128,7 @@ class _Take:
         return moved
 
     def whole(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate(self.parts), np.concatenate(self.labels)
+        return np.concatenate(self.parts), np.concatenate(self.movements)
 
     def _choose(self) -> Body:
         """A clip that can be done from here: nobody sits down twice."""
@@ -146,9 +146,9 @@ class _Take:
         return clips[int(self.rng.integers(len(clips)))]
 
     def _clip(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.zeros(len(body.points), int)
-        labels[body.start : body.end] = body.label
-        return vary(self.rng, body, labels) if self.script.varied else (body.points, labels)
+        movements = np.zeros(len(body.points), int)
+        movements[body.start : body.end] = body.action
+        return vary(self.rng, body, movements) if self.script.varied else (body.points, movements)
 
     def _gap(self, goal: np.ndarray) -> None:
         """From the last pose to `goal`, by way of some idling."""
@@ -184,13 +184,13 @@ class _Take:
         moved[list(UPPER)] += self.rng.normal(0, 0.03, 3).astype(np.float32)
         return moved
 
-    def _append(self, points: np.ndarray, labels: np.ndarray | None = None) -> None:
+    def _append(self, points: np.ndarray, movements: np.ndarray | None = None) -> None:
         self.parts.append(points + self.away)
-        self.labels.append(np.zeros(len(points), int) if labels is None else labels)
+        self.movements.append(np.zeros(len(points), int) if movements is None else movements)
         self.length += len(points)
 
 
-def vary(rng: np.random.Generator, body: Body, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def vary(rng: np.random.Generator, body: Body, movements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The clip as somebody else may do it: longer, faster, smaller, higher, with both hands."""
     points = body.points.copy()
     active = slice(body.start, body.end)
@@ -202,13 +202,13 @@ def vary(rng: np.random.Generator, body: Body, labels: np.ndarray) -> tuple[np.n
     speed = float(np.exp(rng.normal(0.0, 0.18)))
     if body.label in REPEATED and rng.random() < 0.4:
         times = int(rng.integers(2, 4))
-        points, labels = _repeat(points, labels, active, times)
+        points, movements = _repeat(points, movements, active, times)
         speed *= float(rng.uniform(0.9, 2.0 if body.label == CLAP else 1.4))
-    return _warp(rng, points, labels, speed)
+    return _warp(rng, points, movements, speed)
 
 
 def _warp(
-    rng: np.random.Generator, points: np.ndarray, labels: np.ndarray, speed: float
+    rng: np.random.Generator, points: np.ndarray, movements: np.ndarray, speed: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Played at `speed`, a little faster here and slower there."""
     count = max(8, round(len(points) / speed))
@@ -217,10 +217,10 @@ def _warp(
     source = (np.clip(time + wobble / np.pi, 0.0, 1.0)) * (len(points) - 1)
     low = np.minimum(source.astype(int), len(points) - 2)
     part = (source - low).astype(np.float32)[:, None, None]
-    return points[low] * (1 - part) + points[low + 1] * part, labels[np.rint(source).astype(int)]
+    return points[low] * (1 - part) + points[low + 1] * part, movements[np.rint(source).astype(int)]
 
 
-def _repeat(points: np.ndarray, labels: np.ndarray, active: slice, times: int) -> tuple[np.ndarray, np.ndarray]:
+def _repeat(points: np.ndarray, movements: np.ndarray, active: slice, times: int) -> tuple[np.ndarray, np.ndarray]:
     """The middle of the action, there and back again, `times` more times: a movement that goes on without a jump."""
     length = active.stop - active.start
     inner = np.arange(active.start + length // 4, active.stop - length // 4)
@@ -231,7 +231,7 @@ def _repeat(points: np.ndarray, labels: np.ndarray, active: slice, times: int) -
         order.append(inner)
     order.append(np.arange(inner[-1], len(points)))
     index = np.concatenate(order)
-    return points[index], labels[index]
+    return points[index], movements[index]
 
 
 def _smaller(rng: np.random.Generator, points: np.ndarray, label: int) -> np.ndarray:

@@ -28,13 +28,14 @@ from .config import BRAINS, Brain
 from .gru import Recurrent
 from .losses import Loss, cross_entropy, loss
 from .oadtr import OadTR
-from .train_data import Draw, Recipe, Source, windows
+from .skeletons import MOVEMENTS
+from .train_data import Draw, Recipe, Source, classes, windows
 from .train_files import configured, stage
 from .weights import build
 from .windows import config_of
 
 SMOOTHING = 0.05
-EVERY_WEIGHT = 0.5  # of the head that names every chunk, see Taught
+EVERY_WEIGHT = 0.5  # of the heads that only training has, see Taught
 # Windows of several lengths: short ones cost less, teach the cold start, and let the visitor cut the memory. A stream
 # longer than the window is the rule, so half of them are whole.
 LENGTHS = (8, 12, 16, 24, 32)
@@ -49,8 +50,9 @@ WINDOWS: tuple[Brain, ...] = ("oadtr", "linear")  # the others answer every chun
 
 
 class Taught(nn.Module):
-    """A network, and a head that only training has: it names every chunk of the window from what OadTR's encoder has
-    made of it. One window then has as many labels to learn from as chunks, not one, at no cost to speak of."""
+    """A network, and heads that only training has. Two name every chunk of the window, its class and its movement, from
+    what OadTR's encoder has made of it: one window then has as many labels to learn from as chunks, not one, at no cost
+    to speak of. The third names the current movement from what the network's own head reads."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -58,11 +60,21 @@ class Taught(nn.Module):
         if isinstance(network, OadTR):
             config = network.config
             self.chunk_head = nn.Linear(config.width, config.classes)
+            self.movement_head = nn.Linear(config.width, MOVEMENTS)
+            self.now_head = nn.Linear(network.head.in_features, MOVEMENTS)
+            network.head.register_forward_pre_hook(self._read)
             network.norm.register_forward_hook(self._keep)
 
-    def chunk_logits(self) -> Tensor:
-        """Of the forward pass just done: (B, T, C)."""
-        return self.chunk_head(self._memory[:, :-1])
+    def chunk_logits(self) -> tuple[Tensor, Tensor]:
+        """Of the forward pass just done: classes (B, T, C) and movements (B, T, M)."""
+        return self.chunk_head(self._memory[:, :-1]), self.movement_head(self._memory[:, :-1])
+
+    def now_logits(self) -> Tensor:
+        """Of the forward pass just done: the current chunk's movement, (B, M)."""
+        return self.now_head(self._now)
+
+    def _read(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self._now = given[0]
 
     def _keep(self, module: nn.Module, given: tuple[Tensor, ...], memory: Tensor) -> None:
         self._memory = memory
@@ -95,11 +107,15 @@ class Objective:
         config, recipe = config_of(self.network), self.source.recipe
         past = min(int(rng.choice(LENGTHS, p=SHARES)), config.chunks)
         taken = windows(rng, draw, count, past, config.future, recipe.calm)
-        features, labels, ahead, hidden = (torch.from_numpy(each).to(self.machine.device) for each in taken)
+        features, movements, ahead, hidden = (torch.from_numpy(each).to(self.machine.device) for each in taken)
+        labels = torch.from_numpy(classes(taken[1])).to(self.machine.device)
         with self.machine.autocast():
             logits = self.network(features, hidden)
-            chunks = self.taught.chunk_logits()
-        every = cross_entropy(chunks.flatten(0, 1), labels.flatten(), smoothing=SMOOTHING)
+            named, moved = (each.flatten(0, 1) for each in self.taught.chunk_logits())
+            now = self.taught.now_logits()
+        every = cross_entropy(named, labels.flatten(), smoothing=SMOOTHING)
+        every = every + cross_entropy(moved, movements.flatten(), smoothing=SMOOTHING)
+        every = every + cross_entropy(now, movements[:, -1], smoothing=SMOOTHING)
         return loss(logits, labels[:, -1], ahead, smoothing=SMOOTHING), every
 
     def _whole(self, draw: Draw) -> Loss:
@@ -162,7 +178,7 @@ COLUMNS = ("loss", "current", "future", "every", *score.SUMMARY)
 def _adam(name: str) -> bool:
     """What reads the input, writes the output, or is looked up; and the GRU, whose matrices are three in one."""
     name = name.removeprefix("network.")
-    ends = ("encoding.", "embedding.", "head.", "future_head.", "chunk_head.", "gru.", "layers.0.")
+    ends = (*train_files.TRAINING_ONLY, "encoding.", "embedding.", "head.", "future_head.", "gru.", "layers.0.")
     return name.startswith(ends) or name in ("positions", "task_token", "queries")
 
 

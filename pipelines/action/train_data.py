@@ -1,4 +1,4 @@
-"""Batches to train on: composed streams of UTD-MHAD's people and clips of JHMDB, as features and labels of chunks.
+"""Batches to train on: composed streams of UTD-MHAD's people and clips of JHMDB, as features and movements of chunks.
 
 Letters: B streams, T chunks, F frames, N = 13 joints, D features.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from .camera import Camera, film, track
 from .config import BACKGROUND, CHUNKS_PER_SECOND
 from .features import chunked, extract, metre
-from .skeletons import ANKLES, FRAMES_PER_SECOND, KNEES, Body, Film
+from .skeletons import ANKLES, CLASS_OF, FRAMES_PER_SECOND, KNEES, Body, Film
 from .streams import Composer, Script
 
 PER_CHUNK = FRAMES_PER_SECOND // CHUNKS_PER_SECOND
@@ -51,10 +51,20 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Draw:
-    """features (B, T, D) float32; labels (B, T) int64, -1 where a chunk is not counted."""
+    """features (B, T, D) float32; movements (B, T) int64, see skeletons.MOVEMENTS, -1 where a chunk is not counted."""
 
     features: np.ndarray
-    labels: np.ndarray
+    movements: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The classes of the movements, (B, T) int64, -1 where a chunk is not counted."""
+        return classes(self.movements)
+
+
+def classes(movements: np.ndarray) -> np.ndarray:
+    """The class of each movement, UNCOUNTED where it is."""
+    return np.where(movements == UNCOUNTED, UNCOUNTED, CLASS_OF[movements])
 
 
 class Source:
@@ -69,7 +79,7 @@ class Source:
             self.films.setdefault(each.label, []).append(each)
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        """Streams with every chunk's label."""
+        """Streams with every chunk's movement."""
         recipe = self.recipe
         filmed = round(recipe.streams * recipe.films) if self.films else 0
         parts = []
@@ -77,22 +87,22 @@ class Source:
             parts.append(self._composed(rng, recipe.streams - filmed))
         if filmed:
             parts.append(self._filmed(rng, filmed))
-        joints, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
+        joints, movements = (np.concatenate(each) for each in zip(*parts, strict=True))
         features = extract(chunked(joints, PER_CHUNK))
         if recipe.noise:
             features += rng.standard_normal(features.shape, dtype=np.float32) * recipe.noise * (features != 0)
-        return Draw(features, labels[:, PER_CHUNK // 2 :: PER_CHUNK])
+        return Draw(features, movements[:, PER_CHUNK // 2 :: PER_CHUNK])
 
     def _composed(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
         kinds = [self.reader if rng.random() < self.recipe.idle else self.composer for _ in range(count)]
         takes = [each.compose(rng, self.recipe.chunks * PER_CHUNK) for each in kinds]
-        points, labels = (np.stack(each) for each in zip(*takes, strict=True))
-        return film(rng, points, labels, self.recipe.camera)
+        points, movements = (np.stack(each) for each in zip(*takes, strict=True))
+        return film(rng, points, movements, self.recipe.camera)
 
     def _filmed(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
         frames = self.recipe.chunks * PER_CHUNK
         joints = np.full((count, frames, 13, 3), np.nan, np.float32)
-        labels = np.zeros((count, frames), int)
+        movements = np.zeros((count, frames), int)
         for row in range(count):
             at = int(rng.integers(0, 24))
             while at < frames:
@@ -100,12 +110,12 @@ class Source:
                 pose = picture(rng, clip.joints)
                 end = min(at + len(pose), frames)
                 joints[row, at:end] = pose[: end - at]
-                labels[row, at:end] = clip.label
+                movements[row, at:end] = clip.movement
                 if clip.label != BACKGROUND and rng.random() > self.recipe.sure:
-                    labels[row, at : at + 2 * PER_CHUNK] = UNCOUNTED
-                labels[row, end : end + 6 * PER_CHUNK] = UNCOUNTED  # where the film was cut, nobody can know
+                    movements[row, at : at + 2 * PER_CHUNK] = UNCOUNTED
+                movements[row, end : end + 6 * PER_CHUNK] = UNCOUNTED  # where the film was cut, nobody can know
                 at = end + int(rng.integers(12, 30))  # long enough for nobody to be there
-        return track(rng, joints, labels, self.recipe.camera, jitter=0.4)
+        return track(rng, joints, movements, self.recipe.camera, jitter=0.4)
 
     def _pick(self, rng: np.random.Generator) -> Film:
         wanted = sorted(label for label in self.films if label != BACKGROUND)
@@ -119,10 +129,12 @@ class Source:
 def windows(
     rng: np.random.Generator, draw: Draw, count: int, past: int, future: int, calm: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`count` windows of `past` chunks -> features (count, past, D), labels of these (count, past) and of `future`
-    chunks after them (count, future), and hidden (count, past): True where the stream had not begun, label -1."""
-    rows, length = draw.labels.shape
-    weight = np.where(draw.labels == BACKGROUND, calm, 1.0) * (draw.labels != UNCOUNTED)
+    """`count` windows of `past` chunks -> features (count, past, D), movements of these (count, past) and labels of
+    `future` chunks after them (count, future), and hidden (count, past): True where the stream had not begun, movement
+    -1."""
+    of_draw = draw.labels
+    rows, length = of_draw.shape
+    weight = np.where(of_draw == BACKGROUND, calm, 1.0) * (of_draw != UNCOUNTED)
     # Where nobody is to be seen there is little to learn.
     weight = weight * np.where((draw.features == 0).all(axis=-1), 0.15, 1.0)
     weight[:, length - future :] = 0.0
@@ -131,9 +143,9 @@ def windows(
     index = end[:, None] + np.arange(1 - past, 1)
     hidden = index < 0
     features = draw.features[row[:, None], np.maximum(index, 0)] * ~hidden[..., None]
-    ahead = draw.labels[row[:, None], end[:, None] + np.arange(1, future + 1)]
-    labels = np.where(hidden, UNCOUNTED, draw.labels[row[:, None], np.maximum(index, 0)])
-    return features, labels, ahead, hidden
+    ahead = of_draw[row[:, None], end[:, None] + np.arange(1, future + 1)]
+    movements = np.where(hidden, UNCOUNTED, draw.movements[row[:, None], np.maximum(index, 0)])
+    return features, movements, ahead, hidden
 
 
 def picture(rng: np.random.Generator, joints: np.ndarray) -> np.ndarray:

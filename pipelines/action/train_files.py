@@ -24,6 +24,7 @@ DROPOUT = 0.0
 # Nats: people at a desk stand up a fifth as often. Chosen on kept-out streams of somebody who sits and reads, where it
 # leaves a third of the false actions and costs the composed streams nothing.
 RISING = 1.5
+TRAINING_ONLY = ("chunk_head.", "movement_head.", "now_head.")  # parameters of `train.Taught` that no network has
 Recordings = tuple[list[Body], list[Film]]
 
 
@@ -83,11 +84,9 @@ def restore(path: Path, network: nn.Module) -> int:
     """Averaged weights of a training's checkpoint, or those of `keep`, into the network -> the step they are of."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     weights = saved.get("ema", saved["model"])
-    # A checkpoint of the training has the network beside the head that only training has.
+    # A checkpoint of the training has the network beside the heads that only training has.
     own = {
-        name.removeprefix("network."): value
-        for name, value in weights.items()
-        if name.partition(".")[0] != "chunk_head"
+        name.removeprefix("network."): value for name, value in weights.items() if not name.startswith(TRAINING_ONLY)
     }
     network.load_state_dict(own)
     return int(saved["step"])

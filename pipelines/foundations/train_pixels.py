@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.common.training import Machine, Trainer, TrainOptions
@@ -43,7 +44,7 @@ RECIPES: dict[str, Recipe] = {
     "fvsbn-random": Recipe(4_000, 5e-3),
     "nade": Recipe(10_000, 2e-3),
     "made": Recipe(20_000, 2e-3),
-    "made-32": Recipe(15_000, 2e-3),
+    "made-32": Recipe(30_000, 2e-3, batch=200),
     "orderless": Recipe(20_000, 2e-3),
 }
 
@@ -91,8 +92,11 @@ def estimated_nats(network: OrderlessNade, x: np.ndarray, draws: int = 20) -> fl
     return float(torch.stack([network.loss(given, generator).mean() for _ in range(draws)]).mean())
 
 
-def train(name: str, data: Path, out: Path, minutes: float) -> None:
-    """Train one model, or go on with it, until its steps or the minutes are over. The log is OUT/pixels-NAME.csv."""
+def train(name: str, data: Path, out: Path, minutes: float, init: Path | None = None) -> None:
+    """Train one model, or go on with it, until its steps or the minutes are over. The log is OUT/pixels-NAME.csv.
+
+    init: a folder with an exported model of the name, which a new run begins from.
+    """
     model, how = MODELS[name], recipe(name)
     machine = Machine(torch.device("cpu"), 1, nullcontext)
     options = TrainOptions(
@@ -101,6 +105,8 @@ def train(name: str, data: Path, out: Path, minutes: float) -> None:
     )  # fmt: skip
     torch.manual_seed(options.seed)
     network = build(model)
+    if init is not None:
+        unpack(network, load_file(init / f"{name}.safetensors"))
     images = pictures(data, "train")
     rng = np.random.default_rng(TEST_SEED)
     kept = black_and_white(images[-KEPT_BACK:][:CHECKED], model.binarise, rng)
@@ -135,8 +141,6 @@ def test_nats(name: str, network: Autoregressive, data: Path) -> float:
 
 def export(name: str, data: Path, out: Path, weights: Path) -> dict[str, float]:
     """Write WEIGHTS/NAME.safetensors in 8 bits; returns test nats before and after, also in WEIGHTS/NAME.json."""
-    from safetensors.torch import save_file
-
     network = trained(name, out)
     whole = test_nats(name, network, data)
     packed = pack(network)

@@ -8,17 +8,39 @@ import pytest
 from pipelines.action.camera import STUDIO, Camera, _as_found, film, track
 from pipelines.action.config import CLASSES
 from pipelines.action.features import metre
-from pipelines.action.skeletons import ANKLES, HIPS, KNEES, fold, mirror, rotation, view
-from pipelines.action.streams import PLAIN, SIT, STAND, WAVE, Composer, Script, _repeat, _seat, _warp, vary
+from pipelines.action.skeletons import (
+    ACTIONS,
+    ANKLES,
+    CLASS_OF,
+    FILMED,
+    FIRST_KIND,
+    HIPS,
+    KINDS,
+    KNEES,
+    MOVEMENTS,
+    fold,
+    mirror,
+    rotation,
+    view,
+)
+from pipelines.action.streams import PLAIN, SIT, STAND, Composer, Script, _repeat, _seat, _warp, vary
 from tests.action.bodies import SITTING, STANDING, body, people
 
-LEFT, RIGHT = CLASSES.index("swipe left"), CLASSES.index("swipe right")
+LEFT, RIGHT, WAVE, CLOCKWISE, COUNTER = 1, 2, 3, 9, 10  # UTD-MHAD's numbers
 
 
-def runs(labels: np.ndarray) -> list[int]:
+def runs(movements: np.ndarray) -> list[int]:
     """The classes of a stream's actions in their order."""
+    labels = CLASS_OF[movements]
     edges = np.flatnonzero(np.diff(labels, prepend=0) != 0)
     return [int(labels[at]) for at in edges if labels[at]]
+
+
+def test_every_movement_has_the_class_that_the_tables_give_it():
+    named = {action: CLASSES[CLASS_OF[action]] for action in range(1, FIRST_KIND) if CLASS_OF[action]}
+    assert named == ACTIONS and CLASSES[CLASS_OF[0]] == "background"
+    filmed = {kind: CLASSES[CLASS_OF[FIRST_KIND + k]] for k, kind in enumerate(KINDS) if CLASS_OF[FIRST_KIND + k]}
+    assert filmed == FILMED and len(CLASS_OF) == MOVEMENTS == 49
 
 
 def still(count: int = 2, frames: int = 30) -> np.ndarray:
@@ -51,12 +73,12 @@ def test_a_quarter_turn_makes_shoulders_narrow_and_pitch_shortens():
     assert np.ptp(above[:, 1]) < 0.75 * np.ptp(side[:, 1])
 
 
-def test_a_mirror_swaps_sides_and_swipes_only():
-    joints = np.random.default_rng(0).normal(size=(4, 13, 3)).astype(np.float32)
-    labels = np.array([LEFT, RIGHT, WAVE, 0])
+def test_a_mirror_swaps_sides_swipes_and_ways_round_only():
+    joints = np.random.default_rng(0).normal(size=(7, 13, 3)).astype(np.float32)
+    labels = np.array([LEFT, RIGHT, WAVE, CLOCKWISE, COUNTER, 0, -1])
     flipped, swapped = mirror(joints, labels)
-    np.testing.assert_array_equal(swapped, [RIGHT, LEFT, WAVE, 0])
-    np.testing.assert_array_equal(labels, [LEFT, RIGHT, WAVE, 0])
+    np.testing.assert_array_equal(swapped, [RIGHT, LEFT, WAVE, COUNTER, CLOCKWISE, 0, -1])
+    np.testing.assert_array_equal(labels, [LEFT, RIGHT, WAVE, CLOCKWISE, COUNTER, 0, -1])
     np.testing.assert_array_equal(flipped[:, 5], joints[:, 6] * (-1, 1, 1))
     again, back = mirror(flipped, swapped)
     np.testing.assert_array_equal(again, joints)
@@ -76,7 +98,7 @@ def test_a_stream_has_its_length_and_its_actions(script):
     points, labels = Composer(people((1,)), script).compose(np.random.default_rng(3), 1800)
     assert points.shape == (1800, 13, 3) and labels.shape == (1800,)
     assert np.isfinite(points).all()
-    assert 0.2 < (labels == 0).mean() < 0.95 and len(runs(labels)) >= 8
+    assert 0.2 < (CLASS_OF[labels] == 0).mean() < 0.95 and len(runs(labels)) >= 8
     # Nobody jumps: between two frames no hip moves by more than 12 cm.
     assert np.abs(np.diff(points[:, HIPS], axis=0)).max() < 0.12
 
@@ -135,7 +157,7 @@ def test_a_repeated_action_goes_on_without_a_jump():
     labels[8:34] = WAVE
     for times in (2, 3):
         points, longer = _repeat(wave.points, labels, slice(8, 34), times)
-        assert len(points) > 45 + times * 10 and runs(longer) == [WAVE]
+        assert len(points) > 45 + times * 10 and runs(longer) == [CLASSES.index("wave")]
         assert np.abs(np.diff(points, axis=0)).max() <= np.abs(np.diff(wave.points, axis=0)).max() * 1.01 + 1e-6
 
 

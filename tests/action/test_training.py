@@ -12,6 +12,7 @@ from pipelines.action import score, train, train_files
 from pipelines.action.config import CLASSES, PRESETS
 from pipelines.action.export import export
 from pipelines.action.features import WIDTH
+from pipelines.action.skeletons import CLASS_OF, FIRST_KIND, KINDS, MOVEMENTS
 from pipelines.action.train_data import UNCOUNTED, Draw, Recipe, Source, picture, windows
 from pipelines.action.weights import build, load
 from pipelines.common.training import pick_machine
@@ -19,6 +20,7 @@ from tests.action.bodies import clips, filmed, people
 
 SMALL = Recipe(streams=6, chunks=48, draws=10)
 WAVE = CLASSES.index("wave")
+WAVED = 3  # UTD-MHAD's number of it
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,10 @@ def test_a_draw_is_decided_by_its_seed():
     np.testing.assert_array_equal(one.labels, same.labels)
     assert not np.array_equal(one.features, other.features)
     assert one.features.shape == (6, 48, WIDTH) and np.isfinite(one.features).all()
-    assert one.labels.min() == UNCOUNTED and one.labels.max() > 0
+    assert one.movements.min() == UNCOUNTED and one.movements.max() >= FIRST_KIND
+    counted = one.movements != UNCOUNTED
+    np.testing.assert_array_equal(one.labels[counted], CLASS_OF[one.movements[counted]])
+    assert (one.labels[~counted] == UNCOUNTED).all()
 
 
 def test_without_films_every_chunk_counts():
@@ -89,21 +94,22 @@ def test_film_streams_have_the_films_label_where_somebody_is():
     draw = Source([], [filmed("wave/a_wave_u_nm_np1_fr_med_0.avi", "wave")], recipe).draw(np.random.default_rng(0))
     there = (draw.features != 0).any(axis=-1)
     assert (draw.labels[~there] != WAVE).all()
+    assert set(draw.movements[draw.labels == WAVE].tolist()) == {FIRST_KIND + KINDS.index("wave")}
     assert 0.4 < (draw.labels == WAVE).mean() < 0.9
 
 
 def test_windows_end_where_they_say_and_start_hidden():
     features = np.arange(2 * 40, dtype=np.float32).reshape(2, 40, 1) + 1
-    labels = np.tile(np.arange(40) % 16, (2, 1))
-    labels[1] = UNCOUNTED
-    seen, now, ahead, hidden = windows(np.random.default_rng(0), Draw(features, labels), 200, 12, 8, calm=0.5)
+    movements = np.tile(np.arange(40), (2, 1))
+    movements[1] = UNCOUNTED
+    seen, now, ahead, hidden = windows(np.random.default_rng(0), Draw(features, movements), 200, 12, 8, calm=0.5)
     assert seen.shape == (200, 12, 1) and ahead.shape == (200, 8)
     assert (seen[:, -1, 0] <= 40).all()  # only the first stream counts
     end = seen[:, -1, 0].astype(int) - 1
     assert now.shape == (200, 12)
-    np.testing.assert_array_equal(now[:, -1], labels[0, end])
+    np.testing.assert_array_equal(now[:, -1], movements[0, end])
     np.testing.assert_array_equal(now == UNCOUNTED, hidden)
-    np.testing.assert_array_equal(ahead[:, 7], labels[0, end + 8])
+    np.testing.assert_array_equal(ahead[:, 7], CLASS_OF[movements[0, end + 8]])
     assert end.max() == 31  # eight chunks have to follow
     np.testing.assert_array_equal(hidden.sum(axis=1), np.maximum(11 - end, 0))
     np.testing.assert_array_equal(seen[..., 0][~hidden], (end[:, None] + np.arange(-10, 2))[~hidden])
@@ -111,8 +117,8 @@ def test_windows_end_where_they_say_and_start_hidden():
 
 
 def test_background_is_taken_less_often():
-    labels = np.tile([0, 1], (1, 100))
-    draw = Draw(np.ones((1, 200, 1), np.float32), labels)
+    movements = np.tile([0, WAVED], (1, 100))
+    draw = Draw(np.ones((1, 200, 1), np.float32), movements)
     share = (windows(np.random.default_rng(0), draw, 4000, 4, 8, calm=0.25)[1][:, -1] == 0).mean()
     assert share == pytest.approx(0.2, abs=0.03)
 
@@ -239,7 +245,10 @@ def test_every_chunk_is_named_from_what_the_encoder_made_of_it(small):
     taught = train.Taught(build(train.configured("oadtr"))).eval()
     window = torch.randn(2, 12, WIDTH)
     taught.network(window)
-    wanted = taught.chunk_head(taught.network.encode(window)[:, :-1])
-    assert wanted.shape == (2, 12, len(CLASSES))
-    torch.testing.assert_close(taught.chunk_logits(), wanted)
+    memory = taught.network.encode(window)[:, :-1]
+    classes, movements = taught.chunk_logits()
+    torch.testing.assert_close(classes, taught.chunk_head(memory))
+    torch.testing.assert_close(movements, taught.movement_head(memory))
+    assert classes.shape == (2, 12, len(CLASSES)) and movements.shape == (2, 12, MOVEMENTS)
+    assert taught.now_logits().shape == (2, MOVEMENTS)
     assert not hasattr(train.Taught(build(train.configured("gru"))), "chunk_head")

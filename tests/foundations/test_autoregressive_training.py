@@ -49,6 +49,17 @@ def test_it_learns_and_its_file_tells_the_same(name, stripes, short, tmp_path):
     assert all((value == before[key]).all() for key, value in train_pixels.trained(name, tmp_path).named_parameters())
 
 
+def test_a_lost_run_goes_on_from_its_export(stripes, short, tmp_path):
+    train_pixels.train("made-32", stripes, tmp_path, 5)
+    exported, fresh = tmp_path / "weights", tmp_path / "fresh"
+    train_pixels.export("made-32", stripes, tmp_path, exported)
+    fresh.mkdir()
+    train_pixels.train("made-32", stripes, fresh, 0, exported)
+    network, other = train_pixels.trained("made-32", fresh), train_pixels.trained("made-32", tmp_path)
+    found, wanted = (train_pixels.test_nats("made-32", each, stripes) for each in (network, other))
+    assert found == pytest.approx(wanted, rel=0.01) and found < 400
+
+
 def test_test_pictures_are_drawn_once(stripes):
     images = train_pixels.pictures(stripes, "test")
     assert images.shape == (200, 784) and images.dtype == np.uint8
