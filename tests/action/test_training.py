@@ -13,7 +13,7 @@ from pipelines.action.config import CLASSES, PRESETS
 from pipelines.action.export import export
 from pipelines.action.features import WIDTH
 from pipelines.action.skeletons import CLASS_OF, FIRST_KIND, KINDS, MOVEMENTS
-from pipelines.action.train_data import UNCOUNTED, Draw, Recipe, Source, picture, windows
+from pipelines.action.train_data import UNCOUNTED, Draw, Recipe, Source, _limbs, picture, windows
 from pipelines.action.weights import build, load
 from pipelines.common.training import pick_machine
 from tests.action.bodies import clips, filmed, people
@@ -132,6 +132,21 @@ def test_a_picture_keeps_its_person():
         assert pose.shape[1:] == (13, 3) and np.isfinite(pose).all()
         assert (pose[:, 0, 1] < pose[:, 11, 1]).all()  # the head stays above the feet
     assert len(lengths) > 3
+
+
+def test_other_limbs_are_the_same_limbs_in_every_frame():
+    """A bone is longer and turned by as much in each frame, and trunk and head stay where they are."""
+    place = np.random.default_rng(0).normal(size=(5, 13, 2))
+    moved = _limbs(np.random.default_rng(1), place)
+    np.testing.assert_array_equal(moved[:, [0, 1, 2, 7, 8]], place[:, [0, 1, 2, 7, 8]])
+    changes = set()
+    for joint, end in ((1, 3), (3, 5), (2, 4), (4, 6), (7, 9), (9, 11), (8, 10), (10, 12)):
+        before, after = ((each[:, end] - each[:, joint]) @ (1, 1j) for each in (place, moved))
+        change = after / before  # as a complex number: how much longer, and by what angle
+        np.testing.assert_allclose(change, change[0], rtol=1e-9)
+        assert 0.6 < abs(change[0]) < 1.6 and abs(np.angle(change[0])) < 0.6
+        changes.add(complex(change[0]))
+    assert len(changes) == 8
 
 
 def test_brains_learn(folder, small):
