@@ -74,6 +74,13 @@ class Composer:
         points, movements = take.whole()
         return points[first : first + frames], movements[first : first + frames]
 
+    def perform(self, rng: np.random.Generator, clips: Sequence[Body]) -> tuple[np.ndarray, np.ndarray]:
+        """One person's recordings one after another, idling between: points and movements as of `compose`."""
+        take = _Take(rng, self.people[clips[0].subject], self.script)
+        for clip in clips:
+            take.add(clip)
+        return take.whole()
+
 
 class _Take:
     """One stream while it is composed."""
@@ -91,11 +98,15 @@ class _Take:
         self._append(pose[None])
 
     def act(self) -> None:
-        """A gap, and one clip."""
+        """A gap, and a clip that can be done from here."""
         if self.chair is not None and (STAND in self.person) and self.rng.random() > self.script.seated:
             body = self._pick(STAND)
         else:
             body = self._choose()
+        self.add(body)
+
+    def add(self, body: Body) -> None:
+        """A gap, and the clip."""
         points, movements = self._clip(body)
         if self.chair is not None and body.label != STAND:
             points = _seat(points, self.chair)
