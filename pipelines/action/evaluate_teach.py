@@ -75,7 +75,7 @@ def sessions(bodies: Sequence[Body], count: int = SESSIONS, seed: int = 7) -> li
 def _session(rng: np.random.Generator, composer: Composer, bodies: Sequence[Body], clips: Sequence[Body]) -> Session:
     one, two, *new = (clips[k] for k in rng.permutation(len(clips)))
     course = [(one, two)[k % 2] for k in range(teach.REPETITIONS)]
-    others = [b for b in bodies if (b.subject, b.action != one.action) == (one.subject, True)]
+    others = [b for b in bodies if b.subject == one.subject and b.action != one.action]
     test = [new[k % len(new)] for k in range(TESTED)]
     test += [others[int(rng.integers(len(others)))] for _ in range(OTHERS * TESTED)]
     points, movements = composer.perform(rng, [*course, *(test[k] for k in rng.permutation(len(test)))])

@@ -66,7 +66,7 @@ class Taught(nn.Module):
             network.norm.register_forward_hook(self._keep)
 
     def chunk_logits(self) -> tuple[Tensor, Tensor]:
-        """Of the forward pass just done: classes (B, T, C) and movements (B, T, M)."""
+        """Of the forward pass just done: classes (B, T, C) and movements (B, T, M = MOVEMENTS)."""
         return self.chunk_head(self._memory[:, :-1]), self.movement_head(self._memory[:, :-1])
 
     def now_logits(self) -> Tensor:
