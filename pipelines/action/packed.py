@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.common.device import processor_flags
+from pipelines.common.device import BYTE_PRODUCTS, processor_flags
 
 
 @cache
@@ -23,7 +23,7 @@ def bytes_linear() -> bool:
 
     One tiny trial, and VNNI: without it the sums of two products overflow 16 bits.
     """
-    if not processor_flags() & {"avx512_vnni", "avx_vnni"}:
+    if not processor_flags() & BYTE_PRODUCTS:
         return False
     try:
         found = PackedBytes(torch.eye(2), torch.ones(2))(torch.tensor([[1.0, -1.0]]))

@@ -28,6 +28,10 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+# Instruction sets that add products of bytes in 32 bits. Older processors add two of them in 16, which saturate.
+BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni"}
+
+
 def processor_flags() -> set[str]:
     """Instruction sets of the processor as Linux lists them; empty elsewhere."""
     try:
@@ -62,7 +66,7 @@ def _reduced(integers: bool) -> tuple[str, str]:
     flags = processor_flags()
     if "amx_bf16" in flags:
         return "bfloat16", " with native bfloat16"
-    if integers and flags & {"avx512_vnni", "avx_vnni"}:
+    if integers and flags & BYTE_PRODUCTS:
         return "int8", " with native 8-bit products"
     if "avx512_bf16" not in flags:
         return "float32", ", without native bfloat16"

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipelines.common.device import BYTE_PRODUCTS, processor_flags
 from pipelines.common.errors import UserError
 from pipelines.common.fused import FusedConv, PackedLinear, onednn_products
 from pipelines.detection import forms, local, quantised, weights
@@ -27,6 +28,11 @@ BACKBONES = {
     "dilated": replace(RESNET, dilation=True),
 }
 needs_bytes = pytest.mark.skipif(not quantised.usable(), reason="no whole-number convolutions here")
+# Without these instructions bytes are less exact, and `device.pick` stays in float32.
+needs_native_bytes = pytest.mark.skipif(
+    not (quantised.usable() and processor_flags() & BYTE_PRODUCTS),
+    reason="no native products of bytes on this processor",
+)
 
 
 def detr(backbone=RESNET, **options):
@@ -156,7 +162,7 @@ def test_in_16_bits_the_heads_stay_in_float32(batch):
         wanted, found = network(batch[0], padding), short(batch[0].bfloat16(), padding)
         assert found.logits.dtype == found.boxes.dtype == torch.float32
         logits, boxes, _ = differences(found, wanted)
-        assert 1e-3 < logits <= 0.25 and boxes <= 0.06
+        assert 1e-3 < logits <= 0.3 and boxes <= 0.1  # sums are rounded otherwise where bfloat16 is emulated
         assert wanted.logits.std() > 1
 
 
@@ -220,7 +226,7 @@ def relative(found, wanted):
     return max(float((a - b).norm() / b.norm()) for a, b in zip(found, wanted, strict=True))
 
 
-@needs_bytes
+@needs_native_bytes
 @torch.inference_mode()
 @pytest.mark.parametrize("name", [*BACKBONES, "mobilenet"])
 def test_a_backbone_of_bytes_is_close(name, batch):
