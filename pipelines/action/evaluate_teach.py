@@ -23,7 +23,7 @@ from .camera import film
 from .config import BACKGROUND, CHUNKS_PER_SECOND
 from .features import chunked, extract
 from .local import LocalAction
-from .score import LATE, SHORTEST
+from .score import LATE, SHORTEST, events
 from .skeletons import Body
 from .streams import Composer, Script
 from .teach import Course, Piece, Pupil
@@ -81,15 +81,9 @@ def _session(rng: np.random.Generator, composer: Composer, bodies: Sequence[Body
     points, movements = composer.perform(rng, [*course, *(test[k] for k in rng.permutation(len(test)))])
     joints, _ = film(rng, points[None], movements[None], CAMERA)
     features = extract(chunked(joints, PER_CHUNK))[0]
-    taught_until = spans(movements != 0)[len(course) - 1][1]
+    taught_until = events(movements)[len(course) - 1][1]
     each = movements[PER_CHUNK // 2 :: PER_CHUNK][: len(features)]
     return Session(features, each, one.action, taught_until // PER_CHUNK + 1)
-
-
-def spans(wanted: np.ndarray) -> list[tuple[int, int]]:
-    """(n,) bool -> [start, end) of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(int)))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
 def course_of(session: Session) -> Course:
@@ -97,7 +91,7 @@ def course_of(session: Session) -> Course:
     own = session.movements[: session.test]
 
     def pieces(wanted: np.ndarray, least: int) -> list[Piece]:
-        return [Piece(session.features[:end], start) for start, end in spans(wanted) if end - start >= least]
+        return [Piece(session.features[:end], start) for start, end in _spans(wanted) if end - start >= least]
 
     return Course(repetitions=pieces(own == session.taught, SHORTEST), idle=pieces(own == 0, LONG_ENOUGH))
 
@@ -116,14 +110,18 @@ def run(session: Session, backend: LocalAction) -> Found:
 def judged(called: np.ndarray, wanted: np.ndarray) -> Found:
     """(n,) and (n,) bool: chunks that were called the action, and those of it. What is called out during a repetition
     or up to `LATE` chunks after it is not wrong."""
-    asked = [(start, end) for start, end in spans(wanted) if end - start >= SHORTEST]
+    asked = [(start, end) for start, end in _spans(wanted) if end - start >= SHORTEST]
     hits = [np.flatnonzero(called[start : end + LATE]) for start, end in asked]
     near = np.zeros(len(wanted) + LATE, bool)
-    for start, end in spans(wanted):
+    for start, end in _spans(wanted):
         near[start : end + LATE] = True
-    wrong = sum(not near[start:end].any() for start, end in spans(called))
+    wrong = sum(not near[start:end].any() for start, end in _spans(called))
     delays = tuple(hit[0] / CHUNKS_PER_SECOND for hit in hits if len(hit))
     return Found(delays, len(asked), wrong, len(wanted) / CHUNKS_PER_SECOND / 60)
+
+
+def _spans(wanted: np.ndarray) -> list[tuple[int, int]]:
+    return [(start, end) for start, end, _ in events(wanted.astype(int))]
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.action import evaluate_teach
-from pipelines.action.evaluate_teach import course_of, judged, sessions, spans
+from pipelines.action.evaluate_teach import course_of, judged, sessions
 from pipelines.action.local import LocalAction
 from pipelines.action.skeletons import ACTIONS
 from pipelines.action.train_files import configured
@@ -16,11 +16,6 @@ from tests.action.bodies import body
 def made():
     people = [body(action, 3, seed) for action in range(1, 28) for seed in range(4)]
     return sessions(people, 3)
-
-
-def test_runs_are_found_at_both_ends():
-    assert spans(np.array([1, 1, 0, 1], bool)) == [(0, 2), (3, 4)]
-    assert spans(np.zeros(3, bool)) == []
 
 
 def test_a_session_teaches_one_action_without_a_class_and_asks_for_it_among_others(made):
@@ -52,5 +47,22 @@ def test_a_session_is_run_as_a_visitor_would(made):
     """Whatever the network: each chunk of the test is answered, and nothing but repetitions is asked for."""
     backend = LocalAction({"oadtr": build(configured("oadtr")).eval()})
     found = evaluate_teach.run(made[0], backend)
-    assert found.asked == evaluate_teach.TESTED and 0 <= len(found.delays) <= found.asked
+    assert found.asked == evaluate_teach.TESTED
     assert found.minutes == pytest.approx((len(made[0].features) - made[0].test) / 600)
+
+
+def test_what_the_pupil_says_is_what_is_counted(made, monkeypatch):
+    """One that always says the action finds everything at once; one that never does finds nothing."""
+
+    class Says:
+        def __init__(self, lessons, backend, brain, weights):
+            assert [lesson.name for lesson in lessons] == [evaluate_teach.NAME] and lessons[0].repetitions == 5
+
+        def push(self, features):
+            self.action = self.word
+
+    backend = LocalAction({"oadtr": build(configured("oadtr")).eval()})
+    monkeypatch.setattr(evaluate_teach, "Pupil", Says)
+    for Says.word, delays in (("taught", (0.0,) * evaluate_teach.TESTED), (None, ())):
+        found = evaluate_teach.run(made[0], backend)
+        assert found.delays == delays and found.wrong == 0
